@@ -1,0 +1,1 @@
+//! Answers to client requests, one file per family of APIs.

@@ -1,0 +1,102 @@
+//! Where blocking I/O runs: flushes, recovery, compaction, the quorum store.
+//!
+//! The production pool is a fixed number of threads behind a bounded queue. The simulated one runs
+//! each job inline, which keeps a simulation on its single thread.
+
+use std::{fmt, sync::Arc, thread};
+
+use tokio::sync::{mpsc, oneshot};
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The pool has stopped, or the job's result can no longer be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the pool for blocking I/O has stopped")]
+pub struct BlockingStopped;
+
+/// Runs blocking jobs. Cheap to clone; the threads end with the last clone.
+#[derive(Clone)]
+pub struct Blocking(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Threads(mpsc::Sender<Job>),
+    Inline,
+}
+
+impl Blocking {
+    /// A pool of `threads` threads named `name`, with at most `queue` jobs waiting.
+    ///
+    /// # Errors
+    /// Where the system starts no more threads.
+    pub fn threads(name: &str, threads: usize, queue: usize) -> std::io::Result<Self> {
+        let (sender, receiver) = mpsc::channel::<Job>(queue);
+        let receiver = Arc::new(parking_lot::Mutex::new(receiver));
+        for n in 0..threads {
+            let receiver = Arc::clone(&receiver);
+            thread::Builder::new().name(format!("{name}-{n}")).spawn(move || {
+                loop {
+                    // The lock only hands out jobs: it is free again before the job runs.
+                    let job = receiver.lock().blocking_recv();
+                    let Some(job) = job else { return };
+                    job();
+                }
+            })?;
+        }
+        Ok(Self(Kind::Threads(sender)))
+    }
+
+    /// Runs each job at once on the thread that asks for it.
+    #[must_use]
+    pub const fn inline() -> Self {
+        Self(Kind::Inline)
+    }
+
+    /// Runs `job` and returns what it returned. Waits for room in the queue.
+    ///
+    /// Dropping the future does not stop a job that has been queued.
+    ///
+    /// # Errors
+    /// Where the pool has stopped.
+    pub async fn run<T, F>(&self, job: F) -> Result<T, BlockingStopped>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        match &self.0 {
+            Kind::Inline => Ok(job()),
+            Kind::Threads(sender) => {
+                let (done, result) = oneshot::channel();
+                let job = move || drop(done.send(job()));
+                sender.send(Box::new(job)).await.map_err(|_| BlockingStopped)?;
+                result.await.map_err(|_| BlockingStopped)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Blocking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Kind::Threads(_) => "Blocking::Threads",
+            Kind::Inline => "Blocking::Inline",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pool_answers_every_job() {
+        for pool in [Blocking::threads("test", 2, 1).unwrap(), Blocking::inline()] {
+            let jobs = (0..32).map(|n| {
+                let pool = pool.clone();
+                async move { pool.run(move || n * 2).await }
+            });
+            let answers = futures::future::join_all(jobs).await;
+            assert_eq!(answers, (0..32).map(|n| Ok(n * 2)).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Runs coordinators over their shards of an internal topic.

@@ -1,0 +1,1 @@
+//! The group coordinator: Kafka's classic group protocol and committed offsets.

@@ -1,0 +1,1 @@
+//! The client plane's listeners and connections.

@@ -1,0 +1,1 @@
+//! The composition root: puts a whole node together from its parts and seams.

@@ -1,0 +1,1 @@
+//! Metrics, logs and the operator plane's HTTP endpoints.

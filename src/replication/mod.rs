@@ -1,0 +1,1 @@
+//! Partitions: leader state, high watermarks, waiting requests.
