@@ -1,0 +1,149 @@
+//! The configuration of a broker, typed: what a node reads besides the defaults of topics.
+
+use super::fields::config_struct;
+use super::layers::BrokerLayers;
+
+config_struct! {
+    /// What a node needs to know beyond its identity and its listeners.
+    BrokerConfig from BrokerLayers<'_> {
+        /// Create topics on a client's metadata request.
+        auto_create_topics_enable: bool = "auto.create.topics.enable",
+        /// Threads for work in the background.
+        background_threads: i32 = "background.threads",
+        /// Time between two heartbeats to the controller.
+        broker_heartbeat_interval_ms: i32 = "broker.heartbeat.interval.ms",
+        /// Time without a heartbeat until a broker is fenced.
+        broker_session_timeout_ms: i32 = "broker.session.timeout.ms",
+        /// Idle time after which a client connection is closed.
+        connections_max_idle_ms: i64 = "connections.max.idle.ms",
+        /// Hand leadership away before stopping.
+        controlled_shutdown_enable: bool = "controlled.shutdown.enable",
+        /// Most time to wait for votes.
+        controller_quorum_election_timeout_ms: i32 = "controller.quorum.election.timeout.ms",
+        /// Time without the quorum's leader until an election starts.
+        controller_quorum_fetch_timeout_ms: i32 = "controller.quorum.fetch.timeout.ms",
+        /// Longest wait for a request between voters.
+        controller_quorum_request_timeout_ms: i32 = "controller.quorum.request.timeout.ms",
+        /// Replicas of a topic created without saying how many.
+        default_replication_factor: i32 = "default.replication.factor",
+        /// Allow topics to be deleted.
+        delete_topic_enable: bool = "delete.topic.enable",
+        /// Most bytes of one fetch response.
+        fetch_max_bytes: i32 = "fetch.max.bytes",
+        /// Time an empty classic group waits for members.
+        group_initial_rebalance_delay_ms: i32 = "group.initial.rebalance.delay.ms",
+        /// Largest session timeout of a classic group.
+        group_max_session_timeout_ms: i32 = "group.max.session.timeout.ms",
+        /// Most members of a classic group.
+        group_max_size: i32 = "group.max.size",
+        /// Smallest session timeout of a classic group.
+        group_min_session_timeout_ms: i32 = "group.min.session.timeout.ms",
+        /// Pause of an idle compaction.
+        log_cleaner_backoff_ms: i64 = "log.cleaner.backoff.ms",
+        /// Memory for keys in compaction.
+        log_cleaner_dedupe_buffer_size_bytes: i64 = "log.cleaner.dedupe.buffer.size",
+        /// Run compaction.
+        log_cleaner_enable: bool = "log.cleaner.enable",
+        /// Bytes a second that compaction reads and writes.
+        log_cleaner_io_max_bytes_per_second: f64 = "log.cleaner.io.max.bytes.per.second",
+        /// Threads of compaction.
+        log_cleaner_threads: i32 = "log.cleaner.threads",
+        /// Time between two writes of the recovery points.
+        log_flush_offset_checkpoint_interval_ms: i32 = "log.flush.offset.checkpoint.interval.ms",
+        /// Time between two looks for logs to flush.
+        log_flush_scheduler_interval_ms: i64 = "log.flush.scheduler.interval.ms",
+        /// Time between two writes of the log start offsets.
+        log_flush_start_offset_checkpoint_interval_ms: i32 =
+            "log.flush.start.offset.checkpoint.interval.ms",
+        /// Time between two looks for expired segments.
+        log_retention_check_interval_ms: i64 = "log.retention.check.interval.ms",
+        /// New connections a second.
+        max_connection_creation_rate: i32 = "max.connection.creation.rate",
+        /// Connections at once.
+        max_connections: i32 = "max.connections",
+        /// Connections of one address at once.
+        max_connections_per_ip: i32 = "max.connections.per.ip",
+        /// Other limits for single addresses; see [`BrokerConfig::connections_per_ip`].
+        max_connections_per_ip_overrides: String = "max.connections.per.ip.overrides",
+        /// Fetch sessions at once.
+        max_incremental_fetch_session_cache_slots: i32 =
+            "max.incremental.fetch.session.cache.slots",
+        /// Partitions of one DescribeTopicPartitions response.
+        max_request_partition_size_limit: i32 = "max.request.partition.size.limit",
+        /// Largest batch, unless a topic says otherwise.
+        message_max_bytes: i32 = "message.max.bytes",
+        /// Bytes of metadata between two snapshots.
+        metadata_log_max_record_bytes_between_snapshots: i64 =
+            "metadata.log.max.record.bytes.between.snapshots",
+        /// Time after which a changed image is snapshot.
+        metadata_log_max_snapshot_interval_ms: i64 = "metadata.log.max.snapshot.interval.ms",
+        /// Threads that handle requests.
+        num_io_threads: i32 = "num.io.threads",
+        /// Threads that serve connections.
+        num_network_threads: i32 = "num.network.threads",
+        /// Partitions of a topic created without saying how many.
+        num_partitions: i32 = "num.partitions",
+        /// Threads that load the logs of a directory.
+        num_recovery_threads_per_data_dir: i32 = "num.recovery.threads.per.data.dir",
+        /// Largest metadata of a committed offset.
+        offset_metadata_max_bytes: i32 = "offset.metadata.max.bytes",
+        /// Longest wait of an offset commit.
+        offsets_commit_timeout_ms: i32 = "offsets.commit.timeout.ms",
+        /// Bytes read at a time when offsets are loaded.
+        offsets_load_buffer_size_bytes: i32 = "offsets.load.buffer.size",
+        /// Time between two looks for expired offsets.
+        offsets_retention_check_interval_ms: i64 = "offsets.retention.check.interval.ms",
+        /// Minutes that offsets outlive their group.
+        offsets_retention_minutes: i32 = "offsets.retention.minutes",
+        /// Codec of the offsets topic.
+        offsets_topic_compression_codec: i32 = "offsets.topic.compression.codec",
+        /// Partitions of the offsets topic.
+        offsets_topic_num_partitions: i32 = "offsets.topic.num.partitions",
+        /// Replicas of the offsets topic.
+        offsets_topic_replication_factor: i16 = "offsets.topic.replication.factor",
+        /// Segment size of the offsets topic.
+        offsets_topic_segment_bytes: i32 = "offsets.topic.segment.bytes",
+        /// Time that a producer's state is kept.
+        producer_id_expiration_ms: i32 = "producer.id.expiration.ms",
+        /// Time between two looks for expired producers.
+        producer_id_expiration_check_interval_ms: i32 = "producer.id.expiration.check.interval.ms",
+        /// Memory of requests in flight; -1 without limit.
+        queued_max_request_bytes: i64 = "queued.max.request.bytes",
+        /// Requests in flight.
+        queued_max_requests: i32 = "queued.max.requests",
+        /// Time between two writes of the high watermarks.
+        replica_high_watermark_checkpoint_interval_ms: i64 =
+            "replica.high.watermark.checkpoint.interval.ms",
+        /// Lag after which a follower is out of sync.
+        replica_lag_time_max_ms: i64 = "replica.lag.time.max.ms",
+        /// Longest wait for another node.
+        request_timeout_ms: i32 = "request.timeout.ms",
+        /// Connections waiting to be accepted.
+        socket_listen_backlog_size: i32 = "socket.listen.backlog.size",
+        /// Receive buffer of connections; -1 leaves it to the system.
+        socket_receive_buffer_bytes: i32 = "socket.receive.buffer.bytes",
+        /// Largest request.
+        socket_request_max_bytes: i32 = "socket.request.max.bytes",
+        /// Send buffer of connections; -1 leaves it to the system.
+        socket_send_buffer_bytes: i32 = "socket.send.buffer.bytes",
+    }
+}
+
+impl BrokerConfig {
+    /// The most connections that an address may have at once.
+    pub fn connections_per_ip(&self, address: std::net::IpAddr) -> i32 {
+        self.max_connections_per_ip_overrides
+            .split(',')
+            .filter_map(|entry| entry.trim().rsplit_once(':'))
+            .find(|(one, _)| one.parse() == Ok(address))
+            .and_then(|(_, limit)| limit.parse().ok())
+            .unwrap_or(self.max_connections_per_ip)
+    }
+}
+
+impl Default for BrokerConfig {
+    /// The configuration of a broker for which nothing is set.
+    fn default() -> Self {
+        Self::resolve(BrokerLayers::DEFAULTS)
+    }
+}

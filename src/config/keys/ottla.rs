@@ -1,0 +1,20 @@
+//! Ottla's own keys, which Kafka does not have. They live beside Kafka's under `ottla.`.
+
+use crate::config::definition::definitions;
+use crate::config::validator::Validator::{Any, Endpoints, OneOf};
+
+definitions! {
+    OTTLA:
+    "ottla.cluster.advertised.listener": String = None, Any, High, ReadOnly,
+        "Address at which other nodes reach this one, as HOST:PORT; the listener where unset";
+    "ottla.cluster.listener": String = Some("0.0.0.0:9192"), Any, High, ReadOnly,
+        "Address of the cluster plane (QUIC, UDP), as HOST:PORT";
+    "ottla.http.listener": String = Some("127.0.0.1:9644"), Any, High, ReadOnly,
+        "Address of health, readiness and metrics, as HOST:PORT; empty for none";
+    "ottla.log.format": String = Some("text"), OneOf(&["text", "json"]), Medium, ReadOnly,
+        "Form of the node's own log";
+    "ottla.log.level": String = Some("info"), Any, Medium, ReadOnly,
+        "Level of the node's own log, or directives such as info,ottla::quorum=debug";
+    "ottla.seeds": List = Some(""), Endpoints, High, ReadOnly,
+        "Cluster addresses of nodes to join, as HOST:PORT,…";
+}
