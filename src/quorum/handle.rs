@@ -1,0 +1,293 @@
+//! What the rest of the process sees of the quorum.
+//!
+//! The image is published without locks: [`Handle::image`] is one atomic load. Whoever follows
+//! changes subscribes; a subscriber that is too slow loses deltas, never the image.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use super::{
+    core::CoreStatus,
+    identity::{Configuration, Identity, Member},
+    machine::Machine,
+    raftpb::{Message, StateRole},
+};
+
+/// Why a proposal has no result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Another node leads; nothing was proposed.
+    #[error("this node does not lead the metadata quorum")]
+    NotLeader,
+    /// Nothing was proposed; try again later.
+    #[error("too many metadata changes under way")]
+    Busy,
+    /// Nothing was proposed, and never will be.
+    #[error("the metadata change is too large")]
+    TooLarge,
+    /// An earlier proposal of the same speculation was refused; nothing was proposed.
+    #[error("an earlier metadata change was refused")]
+    Superseded,
+    /// The leadership went to another node meanwhile: the change may yet happen, or not.
+    #[error("lost the leadership of the metadata quorum")]
+    LeadershipLost,
+    /// The node is stopping: the change may yet happen, or not.
+    #[error("the metadata quorum has stopped")]
+    Stopped,
+}
+
+/// Why a linearizable read is not possible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Too many reads wait already.
+    #[error("too many reads wait for the metadata quorum")]
+    Busy,
+    /// The node is stopping.
+    #[error("the metadata quorum has stopped")]
+    Stopped,
+}
+
+/// The quorum at a glance: what DescribeQuorum and the metrics show.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Status {
+    /// Term, leader, indices, progress.
+    pub raft: CoreStatus,
+    /// Voters and learners.
+    pub configuration: Configuration,
+    /// This node within the cluster.
+    pub identity: Identity,
+    /// First index of the log that was not compacted.
+    pub log_start_index: u64,
+    /// Entries folded into the image since this node started.
+    pub applied_entries: u64,
+}
+
+impl Status {
+    /// The leader, where one is known.
+    #[must_use]
+    pub fn leader(&self) -> Option<Member> {
+        self.configuration.members.get(&self.raft.leader?).copied()
+    }
+
+    /// Whether this node leads and has applied all that earlier leaders committed.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.raft.role == StateRole::Leader
+    }
+}
+
+/// What a subscriber is told.
+#[derive(Debug)]
+pub enum Update<M: Machine> {
+    /// The whole image: at the start, after a snapshot, and where deltas were lost.
+    Image {
+        /// Index of the last entry in it.
+        index: u64,
+        /// The image.
+        image: Arc<M>,
+    },
+    /// One entry.
+    Delta {
+        /// Its index.
+        index: u64,
+        /// The image after it.
+        image: Arc<M>,
+        /// What it changed.
+        delta: Arc<M::Delta>,
+    },
+}
+
+impl<M: Machine> Clone for Update<M> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Image { index, image } => Self::Image { index: *index, image: Arc::clone(image) },
+            Self::Delta { index, image, delta } => {
+                Self::Delta { index: *index, image: Arc::clone(image), delta: Arc::clone(delta) }
+            }
+        }
+    }
+}
+
+/// The image and where it stands.
+pub(super) struct Published<M> {
+    pub(super) index: u64,
+    pub(super) image: Arc<M>,
+}
+
+pub(super) struct Shared<M: Machine> {
+    pub(super) published: ArcSwap<Published<M>>,
+    pub(super) updates: broadcast::Sender<Update<M>>,
+    pub(super) applied: watch::Sender<u64>,
+    pub(super) status: watch::Sender<Arc<Status>>,
+}
+
+pub(super) type ProposeDone = oneshot::Sender<Result<u64, ProposeError>>;
+pub(super) type ReadDone = oneshot::Sender<u64>;
+
+pub(super) enum Command {
+    Propose { data: Vec<u8>, speculation: Option<Speculation>, done: ProposeDone },
+    Read(ReadDone),
+    Step(Box<Message>),
+    Stop,
+}
+
+/// What a proposal builds upon. Once a proposal of a speculation is refused, all later ones of the
+/// same are, so that nothing is committed that was decided on a state that never came to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Speculation {
+    /// The term in which the proposer leads.
+    pub term: u64,
+    /// Raised by the proposer each time it starts over.
+    pub number: u64,
+}
+
+/// A handle on the quorum; cheap to clone.
+pub struct Handle<M: Machine> {
+    pub(super) shared: Arc<Shared<M>>,
+    pub(super) commands: mpsc::Sender<Command>,
+}
+
+impl<M: Machine> Clone for Handle<M> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), commands: self.commands.clone() }
+    }
+}
+
+impl<M: Machine> std::fmt::Debug for Handle<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").field("status", &self.status()).finish()
+    }
+}
+
+impl<M: Machine> Handle<M> {
+    /// The newest image.
+    #[must_use]
+    pub fn image(&self) -> Arc<M> {
+        Arc::clone(&self.shared.published.load().image)
+    }
+
+    /// Index of the last entry in the newest image.
+    #[must_use]
+    pub fn applied_index(&self) -> u64 {
+        self.shared.published.load().index
+    }
+
+    /// The quorum at a glance.
+    #[must_use]
+    pub fn status(&self) -> Arc<Status> {
+        Arc::clone(&self.shared.status.borrow())
+    }
+
+    /// Follows [`Handle::status`].
+    #[must_use]
+    pub fn watch_status(&self) -> watch::Receiver<Arc<Status>> {
+        self.shared.status.subscribe()
+    }
+
+    /// Follows the image: first as it is, then change by change.
+    #[must_use]
+    pub fn subscribe(&self) -> Subscription<M> {
+        // In this order, so that no change falls between the two.
+        let updates = self.shared.updates.subscribe();
+        Subscription { shared: Arc::clone(&self.shared), updates, seen: None }
+    }
+
+    /// Waits until the image holds the entry at `index`. The caller sets the deadline.
+    pub async fn wait_applied(&self, index: u64) {
+        // The sender lives in `shared`, so this cannot fail.
+        let _ = self.shared.applied.subscribe().wait_for(|applied| *applied >= index).await;
+    }
+
+    /// Proposes an entry, and returns its index once this node has applied it.
+    ///
+    /// Only the active controller may call this: it alone knows what is in flight.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]. Dropping the future does not take the proposal back.
+    pub async fn propose(
+        &self,
+        data: Vec<u8>,
+        speculation: Option<Speculation>,
+    ) -> Result<u64, ProposeError> {
+        self.start_propose(data, speculation).await?.await.map_err(|_| ProposeError::Stopped)?
+    }
+
+    /// As [`Handle::propose`], but returns as soon as the proposal has its place in the queue.
+    ///
+    /// # Errors
+    /// [`ProposeError::Stopped`]; the others come through the receiver.
+    pub async fn start_propose(
+        &self,
+        data: Vec<u8>,
+        speculation: Option<Speculation>,
+    ) -> Result<oneshot::Receiver<Result<u64, ProposeError>>, ProposeError> {
+        let (done, result) = oneshot::channel();
+        let command = Command::Propose { data, speculation, done };
+        self.commands.send(command).await.map_err(|_| ProposeError::Stopped)?;
+        Ok(result)
+    }
+
+    /// Waits until the image holds everything that was acknowledged anywhere before this call, and
+    /// returns the index that proves it. The caller sets the deadline.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn read_index(&self) -> Result<u64, ReadError> {
+        let (done, index) = oneshot::channel();
+        self.commands.try_send(Command::Read(done)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => ReadError::Busy,
+            mpsc::error::TrySendError::Closed(_) => ReadError::Stopped,
+        })?;
+        let index = index.await.map_err(|_| ReadError::Stopped)?;
+        self.wait_applied(index).await;
+        Ok(index)
+    }
+
+    /// Hands in a message of another peer. Drops it where the quorum is busy: Raft sends again.
+    pub fn step(&self, message: Message) {
+        let _ = self.commands.try_send(Command::Step(Box::new(message)));
+    }
+}
+
+/// Follows the image. Holds a bounded number of deltas back for a slow reader.
+#[derive(Debug)]
+pub struct Subscription<M: Machine> {
+    shared: Arc<Shared<M>>,
+    updates: broadcast::Receiver<Update<M>>,
+    seen: Option<u64>,
+}
+
+impl<M: Machine> std::fmt::Debug for Shared<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("index", &self.published.load().index).finish()
+    }
+}
+
+impl<M: Machine> Subscription<M> {
+    /// The next update; each is newer than the one before. None once the quorum has stopped.
+    /// Safe to cancel.
+    pub async fn next(&mut self) -> Option<Update<M>> {
+        loop {
+            let Some(seen) = self.seen else { return Some(self.whole()) };
+            match self.updates.recv().await {
+                Ok(update) => {
+                    let (Update::Image { index, .. } | Update::Delta { index, .. }) = &update;
+                    if *index > seen {
+                        self.seen = Some(*index);
+                        return Some(update);
+                    }
+                }
+                Err(broadcast::error::RecvError::Lagged(_)) => return Some(self.whole()),
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    fn whole(&mut self) -> Update<M> {
+        let published = self.shared.published.load();
+        self.seen = Some(published.index);
+        Update::Image { index: published.index, image: Arc::clone(&published.image) }
+    }
+}
