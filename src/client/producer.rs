@@ -1,0 +1,810 @@
+//! The producer: gathers records into batches and sees them written, in order and, unless that is
+//! turned off, once.
+//!
+//! Callers hand records to one task, which owns everything below. Per partition it fills an open
+//! batch until that is full or has lingered, then queues it. Batches of a partition are numbered
+//! (sequence) when they are first sent.
+//!
+//! Invariants: a partition's queue is in the order of its sequences, batches without one last; a
+//! partition that retries sends one batch at a time until one got through, so that no batch
+//! overtakes another; the producer id changes only while nothing is in flight. A batch that may
+//! have been written under an old id is never sent under a new one.
+//!
+//! Reference: KIP-98.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use kafka_protocol::messages::{
+    ApiKey, InitProducerIdRequest, ProduceRequest, ProduceResponse, ProducerId,
+};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+
+use super::wire::{Compression, Error as WireError};
+use super::{
+    admin::words,
+    cluster::{self, Client, Lane, Target},
+    error::ClientError,
+    offsets::Partition,
+    produce::{self, Acks, Addressed},
+    records::{Body, Record, Writer, partition_for_key},
+};
+use crate::base::TopicId;
+
+/// How a producer behaves.
+#[derive(Debug, Clone)]
+pub struct ProducerConfig {
+    /// When a batch counts as written.
+    pub acks: Acks,
+    /// The codec of batches.
+    pub compression: Compression,
+    /// The codec's level; its default where none.
+    pub compression_level: Option<i32>,
+    /// How long a batch waits for more records.
+    pub linger: Duration,
+    /// When a batch is full, in bytes before compression.
+    pub batch_bytes: usize,
+    /// The largest request.
+    pub request_bytes: usize,
+    /// How many requests may be in flight per broker. At most 5 keep their order when idempotent.
+    pub in_flight: usize,
+    /// Whether records are written once although requests are repeated. Needs `acks` of all.
+    pub idempotent: bool,
+    /// How long a record may take from being handed over to being acknowledged.
+    pub delivery_timeout: Duration,
+    /// How much may wait to be written; more makes `send` wait.
+    pub buffer_bytes: usize,
+}
+
+impl Default for ProducerConfig {
+    fn default() -> Self {
+        Self {
+            acks: Acks::All,
+            compression: Compression::None,
+            compression_level: None,
+            linger: Duration::from_millis(5),
+            batch_bytes: 16 << 10,
+            request_bytes: 1 << 20,
+            in_flight: 5,
+            idempotent: true,
+            delivery_timeout: Duration::from_secs(120),
+            buffer_bytes: 32 << 20,
+        }
+    }
+}
+
+/// Where a record went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivery {
+    /// The partition's number.
+    pub partition: i32,
+    /// The record's offset; -1 where the broker did not say.
+    pub offset: i64,
+    /// What the broker stamped it with; -1 where it kept the record's own time.
+    pub log_append_time_ms: i64,
+}
+
+type Outcome = Result<Delivery, ClientError>;
+
+/// Tells what became of a record.
+#[derive(Debug)]
+pub struct Receipt(oneshot::Receiver<Outcome>);
+
+impl Receipt {
+    /// Waits until the record is written or given up.
+    ///
+    /// # Errors
+    /// Why it was given up.
+    pub async fn delivered(self) -> Outcome {
+        self.0.await.unwrap_or(Err(ClientError::Closed))
+    }
+}
+
+enum Command {
+    Send { to: Partition, record: Record, reply: oneshot::Sender<Outcome>, held: Permit },
+    Flush(oneshot::Sender<()>),
+}
+
+type Permit = OwnedSemaphorePermit;
+
+/// A producer. Dropping it abandons what was not flushed.
+#[derive(Debug)]
+pub struct Producer {
+    client: Client,
+    commands: mpsc::Sender<Command>,
+    buffer: Arc<Semaphore>,
+    config: Arc<ProducerConfig>,
+    /// Where records without a key go; the task moves on with each batch.
+    sticky: Sticky,
+    task: tokio::task::AbortHandle,
+}
+
+type Sticky = Arc<Mutex<BTreeMap<Arc<str>, u32>>>;
+
+impl Producer {
+    /// Starts a producer's task.
+    #[must_use]
+    pub fn new(client: Client, mut config: ProducerConfig) -> Self {
+        config.idempotent &= config.acks == Acks::All;
+        config.in_flight = config.in_flight.max(1);
+        if config.idempotent {
+            config.in_flight = config.in_flight.min(5);
+        }
+        let config = Arc::new(config);
+        let (commands, inbox) = mpsc::channel(1024);
+        let sticky = Sticky::default();
+        let task = Task {
+            lane: client.lane(),
+            client: client.clone(),
+            config: Arc::clone(&config),
+            sticky: Arc::clone(&sticky),
+            inbox,
+            partitions: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            requests: FuturesUnordered::new(),
+            side: None,
+            identity: None,
+            resetting: config.idempotent,
+            flushes: Vec::new(),
+            wait_until: None,
+            failures: 0,
+        };
+        let task = tokio::spawn(task.run()).abort_handle();
+        let buffer = Arc::new(Semaphore::new(config.buffer_bytes.min(Semaphore::MAX_PERMITS)));
+        Self { client, commands, buffer, config, sticky, task }
+    }
+
+    /// Hands over a record; waits while the buffer is full. Without a partition, one is chosen as
+    /// Kafka's producers do: by the key, or else batch by batch in turn.
+    ///
+    /// # Errors
+    /// Where the topic cannot be found, the record is too large or the producer has ended.
+    pub async fn send(
+        &self,
+        topic: &str,
+        partition: Option<i32>,
+        record: Record,
+    ) -> Result<Receipt, ClientError> {
+        let size_bytes = record.size_bytes();
+        let limit_bytes = self.config.request_bytes.min(self.config.buffer_bytes);
+        if size_bytes > limit_bytes {
+            return Err(ClientError::RecordTooLarge { size_bytes, limit_bytes });
+        }
+        let view = match self.client.view().topic(topic) {
+            Some(view) => Arc::clone(view),
+            None => {
+                let deadline = self.client.deadline();
+                self.client.retrying(deadline, async || self.client.topic(topic).await).await?
+            }
+        };
+        let count = i32::try_from(view.partitions.len()).unwrap_or(i32::MAX);
+        let partition = match (partition, &record.key) {
+            (Some(partition), _) => partition,
+            (None, Some(key)) => partition_for_key(key, count),
+            (None, None) => {
+                let turn = *self.sticky.lock().entry(Arc::clone(&view.name)).or_default();
+                i32::try_from(turn % u32::try_from(count.max(1)).unwrap_or(1)).unwrap_or(0)
+            }
+        };
+        let permits = u32::try_from(size_bytes).unwrap_or(u32::MAX);
+        let buffer = Arc::clone(&self.buffer);
+        let held = buffer.acquire_many_owned(permits).await.map_err(|_| ClientError::Closed)?;
+        let (reply, receipt) = oneshot::channel();
+        let to = Partition { topic: Arc::clone(&view.name), partition };
+        let command = Command::Send { to, record, reply, held };
+        self.commands.send(command).await.map_err(|_| ClientError::Closed)?;
+        Ok(Receipt(receipt))
+    }
+
+    /// Sends what waits, and returns when all of it is written or given up.
+    pub async fn flush(&self) {
+        let (done, flushed) = oneshot::channel();
+        if self.commands.send(Command::Flush(done)).await.is_ok() {
+            // An ended task has nothing left to flush.
+            drop(flushed.await);
+        }
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[derive(Debug)]
+struct Waiter {
+    reply: oneshot::Sender<Outcome>,
+    _held: Permit,
+}
+
+#[derive(Debug)]
+struct Open {
+    records: Vec<Record>,
+    waiters: Vec<Waiter>,
+    size_bytes: usize,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct Batch {
+    body: Body,
+    waiters: Vec<Waiter>,
+    sequence: Option<i32>,
+    since: Instant,
+    attempts: u32,
+    maybe_written: bool,
+}
+
+impl Batch {
+    fn finish(self, outcome: &Outcome) {
+        for (n, waiter) in (0i64..).zip(self.waiters) {
+            let outcome = outcome.clone().map(|delivery| Delivery {
+                offset: if delivery.offset < 0 { -1 } else { delivery.offset + n },
+                ..delivery
+            });
+            // The caller may not care.
+            drop(waiter.reply.send(outcome));
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    open: Option<Open>,
+    ready: VecDeque<Batch>,
+    in_flight: usize,
+    next_sequence: i32,
+    retrying: bool,
+}
+
+impl Queue {
+    fn is_idle(&self) -> bool {
+        self.open.is_none() && self.ready.is_empty() && self.in_flight == 0
+    }
+
+    fn put_back(&mut self, batch: Batch) {
+        let later = |other: &Batch| match (other.sequence, batch.sequence) {
+            (Some(other), Some(own)) => other.wrapping_sub(own) > 0,
+            (other, _) => other.is_none(),
+        };
+        let at = self.ready.iter().position(later).unwrap_or(self.ready.len());
+        self.ready.insert(at, batch);
+    }
+}
+
+struct Answered {
+    node: i32,
+    batches: Vec<(Partition, Batch)>,
+    answer: Result<Option<ProduceResponse>, ClientError>,
+}
+
+enum Side {
+    Refreshed(Result<(), ClientError>),
+    Identified(Result<(i64, i16), ClientError>),
+}
+
+struct Task {
+    client: Client,
+    lane: Lane,
+    config: Arc<ProducerConfig>,
+    sticky: Sticky,
+    inbox: mpsc::Receiver<Command>,
+    partitions: BTreeMap<Partition, Queue>,
+    /// Requests in flight by node.
+    nodes: BTreeMap<i32, usize>,
+    requests: FuturesUnordered<BoxFuture<'static, Answered>>,
+    /// The one request for metadata or a producer id that is under way.
+    side: Option<BoxFuture<'static, Side>>,
+    identity: Option<(i64, i16)>,
+    /// Whether a producer id is to be had before anything else is sent.
+    resetting: bool,
+    flushes: Vec<oneshot::Sender<()>>,
+    /// Nothing is sent before: set after a failure.
+    wait_until: Option<Instant>,
+    /// How many answers in a row were failures.
+    failures: u32,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut open = true;
+        while open || !self.partitions.values().all(Queue::is_idle) {
+            self.close_due();
+            self.expire();
+            self.start_side();
+            self.send_ready();
+            if self.partitions.values().all(Queue::is_idle) {
+                // Whoever asked may have stopped waiting.
+                self.flushes.drain(..).for_each(|done| done.send(()).unwrap_or(()));
+            }
+            let wake = self.next_wake();
+            tokio::select! {
+                biased;
+                Some(answered) = self.requests.next(), if !self.requests.is_empty() => {
+                    self.take_answer(answered);
+                }
+                side = async { self.side.as_mut().expect("guarded by the condition").await },
+                    if self.side.is_some() => {
+                    self.side = None;
+                    self.take_side(side);
+                }
+                command = self.inbox.recv(), if open => match command {
+                    None => open = false,
+                    Some(command) => {
+                        self.take_command(command);
+                        // What else is there makes fuller batches.
+                        while let Ok(command) = self.inbox.try_recv() {
+                            self.take_command(command);
+                        }
+                    }
+                },
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+            }
+        }
+    }
+
+    fn take_command(&mut self, command: Command) {
+        match command {
+            Command::Flush(done) => self.flushes.push(done),
+            Command::Send { to, record, reply, held } => {
+                let size_bytes = record.size_bytes();
+                let queue = self.partitions.entry(to.clone()).or_default();
+                let full = queue
+                    .open
+                    .as_ref()
+                    .is_some_and(|open| open.size_bytes + size_bytes > self.config.batch_bytes);
+                if full {
+                    self.close(&to);
+                }
+                let queue = self.partitions.entry(to.clone()).or_default();
+                let open = queue.open.get_or_insert_with(|| Open {
+                    records: Vec::new(),
+                    waiters: Vec::new(),
+                    size_bytes: 0,
+                    since: Instant::now(),
+                });
+                open.records.push(record);
+                open.waiters.push(Waiter { reply, _held: held });
+                open.size_bytes += size_bytes;
+                if open.size_bytes >= self.config.batch_bytes {
+                    self.close(&to);
+                }
+            }
+        }
+    }
+
+    /// Encodes a partition's open batch and queues it.
+    fn close(&mut self, partition: &Partition) {
+        let Some(queue) = self.partitions.get_mut(partition) else { return };
+        let Some(Open { records, waiters, since, .. }) = queue.open.take() else { return };
+        if records.iter().any(|record| record.key.is_none()) {
+            let mut sticky = self.sticky.lock();
+            let turn = sticky.entry(Arc::clone(&partition.topic)).or_default();
+            *turn = turn.wrapping_add(1);
+        }
+        let config = &self.config;
+        let encoded = Body::encode(&records, config.compression, config.compression_level);
+        let sequence = None;
+        match encoded {
+            Ok(body) => queue.ready.push_back(Batch {
+                body,
+                waiters,
+                sequence,
+                since,
+                attempts: 0,
+                maybe_written: false,
+            }),
+            Err(error) => {
+                for waiter in waiters {
+                    drop(waiter.reply.send(Err(error.clone())));
+                }
+            }
+        }
+    }
+
+    fn close_due(&mut self) {
+        let now = Instant::now();
+        let flushing = !self.flushes.is_empty();
+        let due = |queue: &Queue| {
+            queue.open.as_ref().is_some_and(|open| {
+                flushing || now.saturating_duration_since(open.since) >= self.config.linger
+            })
+        };
+        let due = self.partitions.iter().filter(|(_, queue)| due(queue));
+        for partition in due.map(|(partition, _)| partition.clone()).collect::<Vec<_>>() {
+            self.close(&partition);
+        }
+    }
+
+    /// Gives up batches that took too long.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        let timeout = self.config.delivery_timeout;
+        for queue in self.partitions.values_mut() {
+            while let Some(batch) =
+                queue.ready.front().filter(|batch| now.duration_since(batch.since) >= timeout)
+            {
+                let error = if batch.maybe_written {
+                    ClientError::OutcomeUnknown
+                } else {
+                    ClientError::Undelivered { attempts: batch.attempts }
+                };
+                self.resetting |= batch.sequence.is_some();
+                if let Some(batch) = queue.ready.pop_front() {
+                    batch.finish(&Err(error));
+                }
+            }
+        }
+    }
+
+    /// Asks for a producer id or for metadata where one is needed.
+    fn start_side(&mut self) {
+        if self.side.is_some() || self.wait_until.is_some_and(|until| until > Instant::now()) {
+            return;
+        }
+        let client = self.client.clone();
+        if self.resetting && self.requests.is_empty() && self.has_ready() {
+            self.side = Some(Box::pin(async move { Side::Identified(identify(&client).await) }));
+            return;
+        }
+        let view = client.view();
+        let lacks_leader = |partition: &Partition| {
+            let found = view.topic(&partition.topic).and_then(|t| t.partition(partition.partition));
+            found.is_none_or(|found| found.leader < 0)
+        };
+        let waiting = self.partitions.iter().filter(|(_, queue)| !queue.ready.is_empty());
+        let mut waiting = waiting.map(|(partition, _)| partition).peekable();
+        if waiting.peek().is_some() && (client.is_stale() || waiting.any(lacks_leader)) {
+            let topics: Vec<_> = self.partitions.keys().map(|p| Arc::clone(&p.topic)).collect();
+            self.side = Some(Box::pin(async move {
+                let mut names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
+                names.dedup();
+                Side::Refreshed(client.refresh(&names, false).await)
+            }));
+        }
+    }
+
+    fn has_ready(&self) -> bool {
+        self.partitions.values().any(|queue| !queue.ready.is_empty())
+    }
+
+    fn take_side(&mut self, side: Side) {
+        match side {
+            Side::Refreshed(Ok(())) => {
+                let view = self.client.view();
+                let led = |partition: &Partition| {
+                    let topic = view.topic(&partition.topic);
+                    topic
+                        .and_then(|t| t.partition(partition.partition))
+                        .is_some_and(|p| p.leader >= 0)
+                };
+                let waiting = self.partitions.iter().filter(|(_, queue)| !queue.ready.is_empty());
+                if waiting.map(|(partition, _)| partition).all(led) {
+                    return;
+                }
+                self.client.invalidate();
+                self.back_off();
+            }
+            Side::Refreshed(Err(error)) => {
+                tracing::debug!(%error, "cannot refresh metadata");
+                self.back_off();
+            }
+            Side::Identified(Ok(identity)) => {
+                self.identity = Some(identity);
+                self.resetting = false;
+                self.renumber();
+            }
+            Side::Identified(Err(error)) if error.is_retriable() => {
+                tracing::debug!(%error, "cannot get a producer id");
+                self.back_off();
+            }
+            Side::Identified(Err(error)) => {
+                for queue in self.partitions.values_mut() {
+                    queue.ready.drain(..).for_each(|batch| batch.finish(&Err(error.clone())));
+                }
+            }
+        }
+    }
+
+    /// Starts sequences anew under a new producer id.
+    fn renumber(&mut self) {
+        for queue in self.partitions.values_mut() {
+            queue.next_sequence = 0;
+            queue.retrying = false;
+            let (lost, kept): (VecDeque<Batch>, _) =
+                queue.ready.drain(..).partition(|batch| batch.maybe_written);
+            queue.ready = kept;
+            lost.into_iter().for_each(|batch| batch.finish(&Err(ClientError::OutcomeUnknown)));
+            queue.ready.iter_mut().for_each(|batch| batch.sequence = None);
+        }
+    }
+
+    fn back_off(&mut self) {
+        self.failures += 1;
+        self.wait_until = Some(Instant::now() + self.client.backoff(self.failures));
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let lingering = self.partitions.values().filter_map(|queue| queue.open.as_ref());
+        let lingering = lingering.map(|open| open.since + self.config.linger);
+        let expiring = self.partitions.values().filter_map(|queue| queue.ready.front());
+        let expiring = expiring.map(|batch| batch.since + self.config.delivery_timeout);
+        let backing_off = self.wait_until.filter(|until| *until > now && self.has_ready());
+        lingering.chain(expiring).chain(backing_off).min()
+    }
+
+    /// Sends as many queued batches as limits allow: per broker one request of one batch for each
+    /// partition at a time.
+    fn send_ready(&mut self) {
+        if self.resetting || self.wait_until.is_some_and(|until| until > Instant::now()) {
+            return;
+        }
+        loop {
+            let requests = self.gather();
+            if requests.is_empty() {
+                return;
+            }
+            for (node, batches) in requests {
+                *self.nodes.entry(node).or_default() += 1;
+                let request = self.request(node, batches);
+                self.requests.push(request);
+            }
+        }
+    }
+
+    fn gather(&mut self) -> BTreeMap<i32, Vec<(Partition, TopicId, Batch)>> {
+        let view = self.client.view();
+        let mut requests = BTreeMap::<i32, Vec<_>>::new();
+        let mut sizes = BTreeMap::<i32, usize>::new();
+        for (partition, queue) in &mut self.partitions {
+            let limit = if queue.retrying { 1 } else { self.config.in_flight };
+            let Some(batch) = queue.ready.front() else { continue };
+            if queue.in_flight >= limit {
+                continue;
+            }
+            let Some(topic) = view.topic(&partition.topic) else { continue };
+            let Some(found) = topic.partition(partition.partition) else { continue };
+            if found.leader < 0 {
+                continue;
+            }
+            let busy = self.nodes.get(&found.leader).copied().unwrap_or(0);
+            let size = sizes.entry(found.leader).or_default();
+            let fits = *size == 0 || *size + batch.body.size_bytes() <= self.config.request_bytes;
+            if busy >= self.config.in_flight || !fits {
+                continue;
+            }
+            *size += batch.body.size_bytes();
+            let Some(mut batch) = queue.ready.pop_front() else { continue };
+            if self.config.idempotent && batch.sequence.is_none() {
+                batch.sequence = Some(queue.next_sequence);
+                queue.next_sequence = add_sequence(queue.next_sequence, batch.body.count);
+            }
+            batch.attempts += 1;
+            queue.in_flight += 1;
+            requests.entry(found.leader).or_default().push((partition.clone(), topic.id, batch));
+        }
+        requests
+    }
+
+    fn request(
+        &self,
+        node: i32,
+        batches: Vec<(Partition, TopicId, Batch)>,
+    ) -> BoxFuture<'static, Answered> {
+        let (producer_id, producer_epoch) = self.identity.unwrap_or((-1, -1));
+        let addressed: Vec<_> = batches
+            .iter()
+            .map(|(partition, id, batch)| {
+                let writer = batch.sequence.map_or(Writer::NONE, |base_sequence| Writer {
+                    producer_id,
+                    producer_epoch,
+                    base_sequence,
+                });
+                let topic = Arc::clone(&partition.topic);
+                Addressed::new(topic, *id, partition.partition, &batch.body, writer)
+            })
+            .collect();
+        let batches = batches.into_iter().map(|(p, _, batch)| (p, batch)).collect();
+        let (client, lane, acks) = (self.client.clone(), self.lane, self.config.acks);
+        Box::pin(async move {
+            let answer = ask(&client, node, lane, &addressed, acks).await;
+            Answered { node, batches, answer }
+        })
+    }
+
+    fn take_answer(&mut self, answered: Answered) {
+        let Answered { node, batches, answer } = answered;
+        if let Some(in_flight) = self.nodes.get_mut(&node) {
+            *in_flight -= 1;
+        }
+        let mut failed = false;
+        for (partition, batch) in batches {
+            let outcome = match &answer {
+                Err(error) => Err(error.clone()),
+                Ok(None) => Ok(Delivery {
+                    partition: partition.partition,
+                    offset: -1,
+                    log_append_time_ms: -1,
+                }),
+                Ok(Some(response)) => read(response, &partition, &self.client),
+            };
+            failed |= outcome.is_err();
+            self.settle(&partition, batch, outcome);
+        }
+        if failed {
+            self.back_off();
+        } else {
+            self.failures = 0;
+            self.wait_until = None;
+        }
+    }
+
+    fn settle(&mut self, partition: &Partition, mut batch: Batch, outcome: Outcome) {
+        let Some(queue) = self.partitions.get_mut(partition) else { return };
+        queue.in_flight -= 1;
+        let error = match outcome {
+            Ok(delivery) => {
+                queue.retrying = false;
+                batch.finish(&Ok(delivery));
+                return;
+            }
+            Err(error) => error,
+        };
+        if error.invalidates_metadata() {
+            self.client.invalidate();
+        }
+        batch.maybe_written |= match &error {
+            ClientError::Connect { .. } | ClientError::UnknownBroker { .. } => false,
+            other => matches!(
+                other.wire(),
+                None | Some(
+                    WireError::RequestTimedOut
+                        | WireError::NotEnoughReplicasAfterAppend
+                        | WireError::UnknownServerError
+                )
+            ),
+        };
+        let earlier = |other: &Batch| match (other.sequence, batch.sequence) {
+            (Some(other), Some(own)) => own.wrapping_sub(other) > 0,
+            _ => false,
+        };
+        let out_of_order = error.wire() == Some(WireError::OutOfOrderSequenceNumber);
+        let gap_ahead = queue.in_flight > 0 || queue.ready.iter().any(earlier);
+        let lost_identity = batch.sequence.is_some()
+            && match error.wire() {
+                Some(WireError::OutOfOrderSequenceNumber) => !gap_ahead,
+                Some(WireError::UnknownProducerId | WireError::InvalidProducerEpoch) => true,
+                _ => false,
+            };
+        self.resetting |= lost_identity;
+        if error.is_retriable() || out_of_order || lost_identity {
+            tracing::debug!(%error, %partition, attempts = batch.attempts, "sending again");
+            queue.retrying = true;
+            queue.put_back(batch);
+            return;
+        }
+        // Nothing was written under these sequences: they are free again if they were the last.
+        if let Some(sequence) = batch.sequence {
+            if add_sequence(sequence, batch.body.count) == queue.next_sequence {
+                queue.next_sequence = sequence;
+            } else {
+                self.resetting = true;
+            }
+        }
+        batch.finish(&Err(error));
+    }
+}
+
+/// Sequences start again from 0 behind the greatest.
+const fn add_sequence(sequence: i32, count: i32) -> i32 {
+    if sequence > i32::MAX - count { count - (i32::MAX - sequence) - 1 } else { sequence + count }
+}
+
+/// Asks for a producer id and epoch.
+pub(crate) async fn identify(client: &Client) -> Result<(i64, i16), ClientError> {
+    let request = InitProducerIdRequest::default()
+        .with_transaction_timeout_ms(60_000)
+        .with_producer_id(ProducerId(-1))
+        .with_producer_epoch(-1);
+    let response = client.call(Target::Any, Lane::GENERAL, &request).await?;
+    ClientError::check(ApiKey::InitProducerId, response.error_code, None, || "producer".into())?;
+    Ok((response.producer_id.0, response.producer_epoch))
+}
+
+async fn ask(
+    client: &Client,
+    node: i32,
+    lane: Lane,
+    batches: &[Addressed],
+    acks: Acks,
+) -> Result<Option<ProduceResponse>, ClientError> {
+    let connection = client.connection(Target::Node(node), lane).await?;
+    let all_ids_known = batches.iter().all(|batch| batch.topic_id != TopicId::NONE);
+    let versions = produce::versions(all_ids_known);
+    let version = cluster::choose(&connection, ApiKey::Produce, versions)?;
+    let timeout = client.config().request_timeout;
+    let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    let frame = produce::encode(batches, acks, timeout_ms, version, client.client_id())?;
+    let pending = connection.send(frame).await?;
+    let address = Arc::clone(pending.address());
+    // The broker counts the timeout from when it has read the request.
+    let deadline = Instant::now() + timeout + Duration::from_secs(1);
+    let response = super::connection::wait_until(&connection, pending, deadline).await?;
+    if acks == Acks::None {
+        return Ok(None);
+    }
+    cluster::decode::<ProduceRequest>(&connection, &address, response, version).map(Some)
+}
+
+fn read(response: &ProduceResponse, partition: &Partition, client: &Client) -> Outcome {
+    let id = client.view().topic(&partition.topic).map(|topic| topic.id.0);
+    let named = |name: &str, topic_id| {
+        if name.is_empty() { Some(topic_id) == id } else { name == &*partition.topic }
+    };
+    let topics = response.responses.iter().filter(|topic| named(&topic.name, topic.topic_id));
+    let mut found = topics.flat_map(|topic| &topic.partition_responses);
+    let Some(found) = found.find(|found| found.index == partition.partition) else {
+        let subject = partition.to_string().into();
+        return Err(ClientError::Missing { api: ApiKey::Produce, subject });
+    };
+    let delivery = Delivery {
+        partition: partition.partition,
+        offset: found.base_offset,
+        log_append_time_ms: found.log_append_time_ms,
+    };
+    match WireError::try_from_code(found.error_code) {
+        None => Ok(delivery),
+        Some(WireError::DuplicateSequenceNumber) => Ok(delivery),
+        Some(error) => {
+            let message = words(&found.error_message);
+            Err(ClientError::refused(ApiKey::Produce, partition.to_string(), error, message))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_go_round() {
+        assert_eq!(add_sequence(0, 5), 5);
+        assert_eq!(add_sequence(i32::MAX, 1), 0);
+        assert_eq!(add_sequence(i32::MAX - 2, 5), 2);
+    }
+
+    #[test]
+    fn a_batch_goes_back_to_its_place() {
+        let body = Body {
+            bytes: bytes::Bytes::new(),
+            count: 1,
+            attributes: 0,
+            base_timestamp_ms: 0,
+            max_timestamp_ms: 0,
+        };
+        let batch = |sequence| Batch {
+            body: body.clone(),
+            waiters: Vec::new(),
+            sequence,
+            since: Instant::now(),
+            attempts: 1,
+            maybe_written: false,
+        };
+        let mut queue = Queue::default();
+        for sequence in [None, Some(7), Some(5), Some(6)] {
+            queue.put_back(batch(sequence));
+        }
+        let order: Vec<_> = queue.ready.iter().map(|batch| batch.sequence).collect();
+        assert_eq!(order, [Some(5), Some(6), Some(7), None]);
+    }
+}
