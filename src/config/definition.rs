@@ -3,6 +3,10 @@
 
 use std::fmt;
 
+use super::broker::BrokerConfig;
+use super::keys::broker_synonyms;
+use super::node::NodeConfig;
+use super::topic::TopicConfig;
 use super::validator::Validator;
 use super::value::{InvalidReason, Value};
 
@@ -129,6 +133,34 @@ impl Definition {
     /// Whether only the node's file can set it.
     pub fn is_read_only(&self) -> bool {
         self.update_mode == UpdateMode::ReadOnly
+    }
+
+    /// Whether anything in this release reads the key. Others are accepted, kept and shown, so that
+    /// tools and files written for Kafka work, but change nothing.
+    pub fn has_effect(&self) -> bool {
+        let of_topics = |name: &str| {
+            let mut synonyms = TopicConfig::KEYS.iter().flat_map(|key| broker_synonyms(key));
+            TopicConfig::KEYS.contains(&name) || synonyms.any(|(synonym, _)| *synonym == name)
+        };
+        BrokerConfig::KEYS.contains(&self.name)
+            || NodeConfig::KEYS.contains(&self.name)
+            || of_topics(self.name)
+    }
+
+    /// Everything worth saying about the key in one text: what it is, what it accepts, how Ottla
+    /// differs from Kafka, and whether it has an effect.
+    pub fn explanation(&self) -> String {
+        let mut text = format!("{}.", self.documentation);
+        if let Some(accepted) = self.validator.describe() {
+            text += &format!(" Valid values: {accepted}.");
+        }
+        if let Some(deviation) = self.deviation {
+            text += &format!(" Differs from Kafka: {deviation}.");
+        }
+        if !self.has_effect() {
+            text += " Accepted for compatibility; Ottla does not use it.";
+        }
+        text
     }
 
     /// Parses and validates the text of a value.

@@ -45,11 +45,18 @@ impl Source {
 pub trait Layer {
     /// The text that was set for this key here.
     fn value(&self, name: &str) -> Option<&str>;
+
+    /// The keys that are set here.
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_>;
 }
 
 impl Layer for () {
     fn value(&self, _name: &str) -> Option<&str> {
         None
+    }
+
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(std::iter::empty())
     }
 }
 
@@ -57,17 +64,29 @@ impl Layer for BTreeMap<String, String> {
     fn value(&self, name: &str) -> Option<&str> {
         self.get(name).map(String::as_str)
     }
+
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(self.keys().map(String::as_str))
+    }
 }
 
 impl Layer for imbl::OrdMap<String, String> {
     fn value(&self, name: &str) -> Option<&str> {
         self.get(name).map(String::as_str)
     }
+
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(self.keys().map(String::as_str))
+    }
 }
 
 impl<L: Layer + ?Sized> Layer for Option<&L> {
     fn value(&self, name: &str) -> Option<&str> {
         self.and_then(|layer| layer.value(name))
+    }
+
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(self.iter().flat_map(|layer| layer.names()))
     }
 }
 
@@ -105,20 +124,26 @@ impl BrokerLayers<'_> {
     /// If there is no such key.
     pub fn find(&self, name: &str) -> Found {
         let key = broker_key(name);
-        let mut all = self.candidates(key, 1);
-        for (fallback, factor) in broker_fallbacks(key.name) {
-            all.extend(self.candidates(broker_key(fallback), *factor));
-        }
-        first(all, key)
+        first(self.all(key), key)
     }
 
-    /// The value that a topic takes from its broker, or `None` for a key that brokers do not have.
+    /// The values that a topic may take from its broker, the winning one first.
     pub(super) fn find_for_topic(&self, key: &'static Definition) -> Vec<Found> {
         let synonyms = broker_synonyms(key.name).iter();
         synonyms.flat_map(|(name, factor)| self.candidates(broker_key(name), *factor)).collect()
     }
 
-    /// Every value that is set for a broker key, the winning one first, the default last.
+    /// Every value that is set for a broker key or a stand-in of it, the winning one first.
+    pub(super) fn all(&self, key: &'static Definition) -> Vec<Found> {
+        let mut all = self.candidates(key, 1);
+        for (fallback, factor) in broker_fallbacks(key.name) {
+            all.extend(self.candidates(broker_key(fallback), *factor));
+        }
+        all
+    }
+
+    /// Every value that is set for a broker key itself, in the unit that a factor leads to, the
+    /// winning one first and the default last.
     pub(super) fn candidates(&self, key: &'static Definition, factor: i64) -> Vec<Found> {
         let set = [
             (self.broker, Source::Broker),
@@ -155,11 +180,11 @@ impl TopicLayers<'_> {
     /// If there is no such key.
     pub fn find(&self, name: &str) -> Found {
         let key = definition(Scope::Topic, name).expect("callers ask for keys of the table");
-        first(self.candidates(key), key)
+        first(self.all(key), key)
     }
 
     /// Every value that is set for a topic key, the winning one first.
-    pub(super) fn candidates(&self, key: &'static Definition) -> Vec<Found> {
+    pub(super) fn all(&self, key: &'static Definition) -> Vec<Found> {
         let own = self.topic.value(key.name).and_then(|text| key.parse(text).ok());
         let own =
             own.map(|value| Found { name: key.name, value: Some(value), source: Source::Topic });
