@@ -1,0 +1,313 @@
+//! Which APIs a node serves, in which versions, and how their messages go in and out of frames.
+//!
+//! Every message is walked by [`shape`] before the codec decodes it.
+//! References: KIP-35, KIP-482, KIP-511.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kafka_protocol::{
+    messages::{
+        ApiKey, ApiVersionsResponse, RequestHeader, RequestKind, ResponseHeader, ResponseKind,
+        api_versions_response::ApiVersion,
+    },
+    protocol::{Decodable, Encodable, StrBytes},
+};
+
+use super::{
+    ResponseError, frame,
+    shape::{self, ShapeError, Walked},
+};
+
+/// An API and the versions of it that a node serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Api {
+    /// Which.
+    pub key: ApiKey,
+    /// The oldest version that is announced; older ones may be refused all the same.
+    pub advertised_min: i16,
+    /// The oldest version that is served.
+    pub min: i16,
+    /// The newest version that is served and announced.
+    pub max: i16,
+}
+
+const fn api(key: ApiKey, min: i16, max: i16) -> Api {
+    Api { key, advertised_min: min, min, max }
+}
+
+/// What a node serves: the versions of Kafka 4.4 that the codec knows.
+pub const APIS: &[Api] = &[
+    // Announced from 0: older librdkafka turns features off otherwise (KAFKA-18659).
+    Api { key: ApiKey::Produce, advertised_min: 0, min: 3, max: 13 },
+    api(ApiKey::Fetch, 4, 18),
+    api(ApiKey::ListOffsets, 1, 10),
+    api(ApiKey::Metadata, 0, 13),
+    api(ApiKey::OffsetCommit, 2, 10),
+    api(ApiKey::OffsetFetch, 1, 10),
+    api(ApiKey::FindCoordinator, 0, 6),
+    api(ApiKey::JoinGroup, 0, 9),
+    api(ApiKey::Heartbeat, 0, 4),
+    api(ApiKey::LeaveGroup, 0, 5),
+    api(ApiKey::SyncGroup, 0, 5),
+    api(ApiKey::DescribeGroups, 0, 6),
+    api(ApiKey::ListGroups, 0, 5),
+    api(ApiKey::ApiVersions, 0, 4),
+    api(ApiKey::CreateTopics, 2, 7),
+    api(ApiKey::DeleteTopics, 1, 6),
+    api(ApiKey::DeleteRecords, 0, 2),
+    // Version 6 is unstable in Kafka 4.4 (KIP-939).
+    api(ApiKey::InitProducerId, 0, 5),
+    api(ApiKey::OffsetForLeaderEpoch, 2, 4),
+    api(ApiKey::DescribeConfigs, 1, 4),
+    api(ApiKey::AlterConfigs, 0, 2),
+    api(ApiKey::DescribeLogDirs, 1, 4),
+    api(ApiKey::CreatePartitions, 0, 3),
+    api(ApiKey::DeleteGroups, 0, 2),
+    api(ApiKey::IncrementalAlterConfigs, 0, 1),
+    api(ApiKey::OffsetDelete, 0, 0),
+    api(ApiKey::DescribeQuorum, 0, 2),
+    api(ApiKey::DescribeCluster, 0, 2),
+    api(ApiKey::DescribeProducers, 0, 0),
+    api(ApiKey::DescribeTopicPartitions, 0, 0),
+];
+
+/// The API with this key, if the node serves it.
+#[must_use]
+pub fn find(key: i16) -> Option<&'static Api> {
+    APIS.iter().find(|api| api.key as i16 == key)
+}
+
+/// What ApiVersions announces.
+#[must_use]
+pub fn advertised() -> Vec<ApiVersion> {
+    APIS.iter().map(Api::advertise).collect()
+}
+
+impl Api {
+    fn advertise(&self) -> ApiVersion {
+        ApiVersion::default()
+            .with_api_key(self.key as i16)
+            .with_min_version(self.advertised_min)
+            .with_max_version(self.max)
+    }
+}
+
+/// A request that was decoded.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Key, version, correlation and client id.
+    pub header: RequestHeader,
+    /// The request itself.
+    pub body: RequestKind,
+    /// What the guard found out about it.
+    pub walked: Walked,
+}
+
+impl Request {
+    /// The API asked for.
+    #[must_use]
+    pub fn key(&self) -> ApiKey {
+        ApiKey::try_from(self.header.request_api_key)
+            .expect("decode_request takes only keys that the codec knows")
+    }
+
+    /// The version it is in.
+    #[must_use]
+    pub const fn version(&self) -> i16 {
+        self.header.request_api_version
+    }
+
+    /// The number that its response has to carry.
+    #[must_use]
+    pub const fn correlation_id(&self) -> i32 {
+        self.header.correlation_id
+    }
+}
+
+/// A response that was decoded, on the client's side.
+#[derive(Debug, Clone)]
+pub struct Response {
+    /// The number of the request it answers.
+    pub correlation_id: i32,
+    /// The response itself.
+    pub body: ResponseKind,
+}
+
+/// A frame that does not decode. The connection is to be closed, except where
+/// [`answer`](Self::answer) has something to say.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Shorter than any message.
+    #[error("a message of {0} bytes has no header")]
+    Short(usize),
+    /// The API does not exist, or is not served.
+    #[error("API {key} is not served")]
+    UnknownApi { key: i16 },
+    /// The API is not served in this version.
+    #[error("version {version} of API {key:?} is not served")]
+    UnsupportedVersion { key: ApiKey, version: i16, correlation_id: i32 },
+    /// Malformed, or it would take more memory than it brought bytes.
+    #[error("a message of API {key} version {version} is malformed")]
+    Shape { key: i16, version: i16, source: ShapeError },
+    /// The codec refused what the guard let pass, such as text that is not UTF-8.
+    #[error("a message of API {key} version {version} does not decode: {cause}")]
+    Codec { key: i16, version: i16, cause: CodecError },
+}
+
+/// A message that has what its version cannot say, or is too large for a frame.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// The codec refused it.
+    #[error("a message of API {key:?} version {version} does not encode: {cause}")]
+    Codec { key: ApiKey, version: i16, cause: CodecError },
+    /// Too large for its length field.
+    #[error("{bytes} bytes are too many for a frame or a field")]
+    TooLarge { bytes: usize },
+}
+
+impl EncodeError {
+    pub(super) fn codec(key: ApiKey, version: i16) -> impl FnOnce(anyhow::Error) -> Self {
+        move |cause| Self::Codec { key, version, cause: CodecError(cause) }
+    }
+}
+
+/// What the codec said; it has no errors of its own kind.
+#[derive(Debug)]
+pub struct CodecError(anyhow::Error);
+
+impl std::fmt::Display for CodecError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#}", self.0)
+    }
+}
+
+impl DecodeError {
+    /// The frame to answer with before reading on, where there is one.
+    ///
+    /// Only ApiVersions has it: a client that asks in a version from the future learns which
+    /// versions there are, in a body of version 0, which every client reads (KIP-511).
+    #[must_use]
+    pub fn answer(&self) -> Option<Bytes> {
+        let Self::UnsupportedVersion { key: ApiKey::ApiVersions, correlation_id, .. } = self else {
+            return None;
+        };
+        let versions = APIS.iter().filter(|api| api.key == ApiKey::ApiVersions);
+        let body = ApiVersionsResponse::default()
+            .with_error_code(ResponseError::UnsupportedVersion.code())
+            .with_api_keys(versions.map(Api::advertise).collect());
+        encode_response(ApiKey::ApiVersions, 0, *correlation_id, &ResponseKind::ApiVersions(body))
+            .ok()
+    }
+}
+
+/// Decodes a frame that a client sent, length removed.
+///
+/// # Errors
+/// See [`DecodeError`].
+pub fn decode_request(frame: Bytes) -> Result<Request, DecodeError> {
+    let mut head = &frame[..];
+    if head.len() < 8 {
+        return Err(DecodeError::Short(head.len()));
+    }
+    let (key, version, correlation_id) = (head.get_i16(), head.get_i16(), head.get_i32());
+    let Some(api) = find(key) else { return Err(DecodeError::UnknownApi { key }) };
+    if version < api.min || version > api.max {
+        let key = api.key;
+        return Err(DecodeError::UnsupportedVersion { key, version, correlation_id });
+    }
+    decode_known_request(api.key, version, frame)
+}
+
+fn decode_known_request(
+    api_key: ApiKey,
+    version: i16,
+    mut frame: Bytes,
+) -> Result<Request, DecodeError> {
+    let key = api_key as i16;
+    let walked = shape::check_request(api_key, version, &frame)
+        .map_err(|source| DecodeError::Shape { key, version, source })?;
+    let codec = |cause| DecodeError::Codec { key, version, cause: CodecError(cause) };
+    let header = RequestHeader::decode(&mut frame, api_key.request_header_version(version))
+        .map_err(codec)?;
+    let body = RequestKind::decode(api_key, &mut frame, version).map_err(codec)?;
+    Ok(Request { header, body, walked })
+}
+
+/// A response as a whole frame, length and header included.
+///
+/// # Errors
+/// See [`EncodeError`].
+pub fn encode_response(
+    key: ApiKey,
+    version: i16,
+    correlation_id: i32,
+    body: &ResponseKind,
+) -> Result<Bytes, EncodeError> {
+    let mut out = BytesMut::with_capacity(256);
+    out.put_i32(0);
+    put_response_header(&mut out, key, version, correlation_id);
+    body.encode(&mut out, version).map_err(EncodeError::codec(key, version))?;
+    finish_frame(out)
+}
+
+/// A request as a whole frame, length and header included; for the client.
+///
+/// # Errors
+/// See [`EncodeError`].
+pub fn encode_request(
+    key: ApiKey,
+    version: i16,
+    correlation_id: i32,
+    client_id: Option<StrBytes>,
+    body: &RequestKind,
+) -> Result<Bytes, EncodeError> {
+    let header = RequestHeader::default()
+        .with_request_api_key(key as i16)
+        .with_request_api_version(version)
+        .with_correlation_id(correlation_id)
+        .with_client_id(client_id);
+    let mut out = BytesMut::with_capacity(256);
+    out.put_i32(0);
+    header
+        .encode(&mut out, key.request_header_version(version))
+        .map_err(EncodeError::codec(key, version))?;
+    body.encode(&mut out, version).map_err(EncodeError::codec(key, version))?;
+    finish_frame(out)
+}
+
+/// Decodes a frame that a node sent in answer to a request of `key` and `version`, length removed.
+///
+/// # Errors
+/// See [`DecodeError`].
+pub fn decode_response(
+    api_key: ApiKey,
+    version: i16,
+    mut frame: Bytes,
+) -> Result<Response, DecodeError> {
+    let key = api_key as i16;
+    shape::check_response(api_key, version, &frame).map_err(|source| DecodeError::Shape {
+        key,
+        version,
+        source,
+    })?;
+    let codec = |cause| DecodeError::Codec { key, version, cause: CodecError(cause) };
+    let header = ResponseHeader::decode(&mut frame, api_key.response_header_version(version))
+        .map_err(codec)?;
+    let body = ResponseKind::decode(api_key, &mut frame, version).map_err(codec)?;
+    Ok(Response { correlation_id: header.correlation_id, body })
+}
+
+/// The header of responses: version 0 for ApiVersions, whatever its body is (KIP-511), so that a
+/// client can read it before it knows what the node speaks.
+pub(super) fn put_response_header(out: &mut BytesMut, key: ApiKey, version: i16, id: i32) {
+    out.put_i32(id);
+    if key.response_header_version(version) >= 1 {
+        out.put_u8(0); // No tagged fields.
+    }
+}
+
+fn finish_frame(mut out: BytesMut) -> Result<Bytes, EncodeError> {
+    let bytes = out.len() - frame::LENGTH_BYTES;
+    let length = i32::try_from(bytes).map_err(|_| EncodeError::TooLarge { bytes })?;
+    out[..frame::LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
+    Ok(out.freeze())
+}
