@@ -1,0 +1,370 @@
+//! What a log knows of idempotent and transactional producers, and its `.snapshot` files.
+//!
+//! Invariants: per producer the last five batches are known, in order of sequence; `ongoing` holds
+//! exactly the entries' open transactions; replaying the log from any snapshot gives the same
+//! state. A batch is staged before it is written and committed after, so that a refused or failed
+//! append leaves no trace.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{
+    error::{AppendError, Damage},
+    header::{EndMarker, Header},
+};
+use crate::base::{Offset, ProducerEpoch, ProducerId};
+
+/// Batches remembered of each producer; clients keep at most as many in flight.
+const BATCHES: usize = 5;
+const SNAPSHOT_VERSION: i16 = 1;
+const SNAPSHOT_ENTRY_BYTES: usize = 46;
+const SNAPSHOT_HEADER_BYTES: usize = 10;
+
+/// Who appends: decides what is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A producer: sequences and epochs are checked.
+    Client,
+    /// A coordinator: epochs are checked.
+    Coordinator,
+    /// The partition's leader, which has checked.
+    Replication,
+}
+
+/// One batch of a producer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BatchMeta {
+    pub(crate) last_sequence: i32,
+    pub(crate) last_offset: Offset,
+    pub(crate) offset_delta: i32,
+    pub(crate) timestamp_ms: i64,
+}
+
+impl BatchMeta {
+    pub(crate) fn first_offset(&self) -> Offset {
+        self.last_offset.plus(-i64::from(self.offset_delta))
+    }
+
+    fn first_sequence(&self) -> i32 {
+        super::header::add_sequence(self.last_sequence, -self.offset_delta)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    epoch: ProducerEpoch,
+    coordinator_epoch: i32,
+    last_timestamp_ms: i64,
+    txn_first_offset: Option<Offset>,
+    batches: VecDeque<BatchMeta>,
+}
+
+impl Entry {
+    const fn new() -> Self {
+        Self {
+            epoch: ProducerEpoch::NONE,
+            coordinator_epoch: -1,
+            last_timestamp_ms: -1,
+            txn_first_offset: None,
+            batches: VecDeque::new(),
+        }
+    }
+
+    fn set_epoch(&mut self, epoch: ProducerEpoch) {
+        if self.epoch != epoch {
+            self.batches.clear();
+            self.epoch = epoch;
+        }
+    }
+
+    fn last_sequence(&self) -> i32 {
+        self.batches.back().map_or(-1, |batch| batch.last_sequence)
+    }
+}
+
+/// A producer that has written to the log, as DescribeProducers shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActiveProducer {
+    /// The producer.
+    pub producer_id: ProducerId,
+    /// Its newest epoch.
+    pub epoch: ProducerEpoch,
+    /// Its newest sequence number; -1 for none.
+    pub last_sequence: i32,
+    /// When it last wrote.
+    pub last_timestamp_ms: i64,
+    /// Epoch of the coordinator that wrote its last marker; -1 for none.
+    pub coordinator_epoch: i32,
+    /// Where its open transaction begins.
+    pub txn_first_offset: Option<Offset>,
+}
+
+/// A transaction that a marker ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CompletedTxn {
+    pub(crate) producer_id: ProducerId,
+    pub(crate) first_offset: Offset,
+    pub(crate) last_offset: Offset,
+    pub(crate) aborted: bool,
+}
+
+/// The producers of a log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Producers {
+    entries: BTreeMap<ProducerId, Entry>,
+    ongoing: BTreeMap<Offset, ProducerId>,
+    /// Ended, but the marker may not be replicated yet: first offset to the marker's.
+    completed: BTreeMap<Offset, Offset>,
+}
+
+/// The effect of batches that are not written yet.
+#[derive(Debug, Default)]
+pub(crate) struct Staged {
+    entries: BTreeMap<ProducerId, Entry>,
+    pub(crate) completed: Vec<CompletedTxn>,
+}
+
+impl Producers {
+    /// The batch that `header` repeats, if it does.
+    pub(crate) fn duplicate_of(&self, header: &Header) -> Option<BatchMeta> {
+        let entry = self.entries.get(&header.producer_id)?;
+        if entry.epoch != header.producer_epoch || header.base_sequence < 0 {
+            return None;
+        }
+        let repeats = |batch: &&BatchMeta| {
+            batch.first_sequence() == header.base_sequence
+                && batch.last_sequence == header.last_sequence()
+        };
+        entry.batches.iter().find(repeats).copied()
+    }
+
+    /// Takes in a batch with its final offsets; `marker` is given for a control batch.
+    pub(crate) fn stage(
+        &self,
+        staged: &mut Staged,
+        header: &Header,
+        marker: Option<EndMarker>,
+        origin: Origin,
+    ) -> Result<(), AppendError> {
+        let current = self.entries.get(&header.producer_id);
+        let entry = staged
+            .entries
+            .entry(header.producer_id)
+            .or_insert_with(|| current.cloned().unwrap_or(Entry::new()));
+        let producer_id = header.producer_id;
+        if origin != Origin::Replication && header.producer_epoch < entry.epoch {
+            return Err(AppendError::InvalidProducerEpoch {
+                producer_id,
+                found: header.producer_epoch,
+                current: entry.epoch,
+            });
+        }
+        if header.is_control() {
+            let Some(marker) = marker else { return Ok(()) };
+            if origin != Origin::Replication && marker.coordinator_epoch < entry.coordinator_epoch {
+                return Err(AppendError::TransactionCoordinatorFenced {
+                    producer_id,
+                    found: marker.coordinator_epoch,
+                    current: entry.coordinator_epoch,
+                });
+            }
+            entry.set_epoch(header.producer_epoch);
+            entry.coordinator_epoch = marker.coordinator_epoch;
+            entry.last_timestamp_ms = header.max_timestamp_ms;
+            if let Some(first_offset) = entry.txn_first_offset.take() {
+                staged.completed.push(CompletedTxn {
+                    producer_id,
+                    first_offset,
+                    last_offset: header.base_offset,
+                    aborted: !marker.committed,
+                });
+            }
+            return Ok(());
+        }
+        if origin == Origin::Client {
+            check_sequence(entry, header)?;
+        }
+        if origin != Origin::Replication
+            && entry.txn_first_offset.is_some()
+            && !header.is_transactional()
+        {
+            return Err(AppendError::InvalidTxnState { producer_id });
+        }
+        add_batch(entry, header);
+        Ok(())
+    }
+
+    /// Makes staged batches part of the state, now that they are written.
+    pub(crate) fn commit(&mut self, staged: Staged) {
+        for txn in &staged.completed {
+            self.completed.insert(txn.first_offset, txn.last_offset);
+        }
+        for (producer_id, entry) in staged.entries {
+            if let Some(first) =
+                self.entries.get(&producer_id).and_then(|entry| entry.txn_first_offset)
+            {
+                self.ongoing.remove(&first);
+            }
+            if let Some(first) = entry.txn_first_offset {
+                self.ongoing.insert(first, producer_id);
+            }
+            self.entries.insert(producer_id, entry);
+        }
+    }
+
+    /// The first offset whose transaction's outcome is not certain below `high_watermark`.
+    pub(crate) fn first_unstable_offset(&self, high_watermark: Offset) -> Option<Offset> {
+        let ongoing = self.ongoing.keys().next();
+        let completed = self.completed.iter().find(|(_, last)| **last >= high_watermark);
+        ongoing.into_iter().chain(completed.map(|(first, _)| first)).min().copied()
+    }
+
+    /// Forgets ended transactions whose marker lies below the high watermark.
+    pub(crate) fn high_watermark_moved(&mut self, high_watermark: Offset) {
+        self.completed.retain(|_, last| *last >= high_watermark);
+    }
+
+    pub(crate) fn has_completed(&self) -> bool {
+        !self.completed.is_empty()
+    }
+
+    /// Up to where everything was decided once `txn` had ended.
+    pub(crate) fn last_stable_offset_after(&self, txn: &CompletedTxn) -> Offset {
+        let others = self.ongoing.keys().find(|first| **first != txn.first_offset);
+        others.copied().unwrap_or(txn.last_offset.plus(1)).min(txn.last_offset.plus(1))
+    }
+
+    /// Forgets producers that have been silent; never one with a transaction open.
+    pub(crate) fn expire(&mut self, now_ms: i64, expiration_ms: i64) {
+        self.entries.retain(|_, entry| {
+            entry.txn_first_offset.is_some() || now_ms - entry.last_timestamp_ms < expiration_ms
+        });
+    }
+
+    pub(crate) fn active(&self) -> Vec<ActiveProducer> {
+        let active = self.entries.iter().map(|(producer_id, entry)| ActiveProducer {
+            producer_id: *producer_id,
+            epoch: entry.epoch,
+            last_sequence: entry.last_sequence(),
+            last_timestamp_ms: entry.last_timestamp_ms,
+            coordinator_epoch: entry.coordinator_epoch,
+            txn_first_offset: entry.txn_first_offset,
+        });
+        active.collect()
+    }
+
+    /// The last offset of each producer's newest batch: compaction keeps that batch's header.
+    pub(crate) fn last_offsets(&self) -> BTreeMap<ProducerId, Offset> {
+        let last = self.entries.iter().filter_map(|(producer_id, entry)| {
+            entry.batches.back().map(|batch| (*producer_id, batch.last_offset))
+        });
+        last.collect()
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut body = Vec::with_capacity(4 + self.entries.len() * SNAPSHOT_ENTRY_BYTES);
+        body.extend_from_slice(&(self.entries.len() as i32).to_be_bytes());
+        for (producer_id, entry) in &self.entries {
+            let last = entry.batches.back();
+            body.extend_from_slice(&producer_id.0.to_be_bytes());
+            body.extend_from_slice(&entry.epoch.0.to_be_bytes());
+            body.extend_from_slice(&entry.last_sequence().to_be_bytes());
+            body.extend_from_slice(&last.map_or(-1, |last| last.last_offset.0).to_be_bytes());
+            body.extend_from_slice(&last.map_or(0, |last| last.offset_delta).to_be_bytes());
+            body.extend_from_slice(&entry.last_timestamp_ms.to_be_bytes());
+            body.extend_from_slice(&entry.coordinator_epoch.to_be_bytes());
+            let first = entry.txn_first_offset.map_or(-1, |first| first.0);
+            body.extend_from_slice(&first.to_be_bytes());
+        }
+        let mut bytes = Vec::with_capacity(6 + body.len());
+        bytes.extend_from_slice(&SNAPSHOT_VERSION.to_be_bytes());
+        bytes.extend_from_slice(&crc32c::crc32c(&body).to_be_bytes());
+        bytes.extend_from_slice(&body);
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Damage> {
+        let header = bytes.get(..SNAPSHOT_HEADER_BYTES).ok_or(Damage::Format)?;
+        let count = u32::from_be_bytes(array(header, 6)) as usize;
+        let entries = &bytes[SNAPSHOT_HEADER_BYTES..];
+        let stored = u32::from_be_bytes(array(header, 2));
+        if i16::from_be_bytes(array(header, 0)) != SNAPSHOT_VERSION
+            || entries.len() / SNAPSHOT_ENTRY_BYTES != count
+            || entries.len() % SNAPSHOT_ENTRY_BYTES != 0
+        {
+            return Err(Damage::Format);
+        }
+        let computed = crc32c::crc32c(&bytes[6..]);
+        if computed != stored {
+            return Err(Damage::Crc { stored, computed });
+        }
+        let mut producers = Self::default();
+        for bytes in entries.chunks_exact(SNAPSHOT_ENTRY_BYTES) {
+            let producer_id = ProducerId(i64::from_be_bytes(array(bytes, 0)));
+            let entry = decode_entry(bytes);
+            if let Some(first) = entry.txn_first_offset {
+                producers.ongoing.insert(first, producer_id);
+            }
+            producers.entries.insert(producer_id, entry);
+        }
+        Ok(producers)
+    }
+}
+
+fn decode_entry(bytes: &[u8]) -> Entry {
+    let batch = BatchMeta {
+        last_sequence: i32::from_be_bytes(array(bytes, 10)),
+        last_offset: Offset(i64::from_be_bytes(array(bytes, 14))),
+        offset_delta: i32::from_be_bytes(array(bytes, 22)),
+        timestamp_ms: i64::from_be_bytes(array(bytes, 26)),
+    };
+    let first = i64::from_be_bytes(array(bytes, 38));
+    Entry {
+        epoch: ProducerEpoch(i16::from_be_bytes(array(bytes, 8))),
+        coordinator_epoch: i32::from_be_bytes(array(bytes, 34)),
+        last_timestamp_ms: batch.timestamp_ms,
+        txn_first_offset: (first >= 0).then_some(Offset(first)),
+        batches: (batch.last_offset.0 >= 0).then_some(batch).into_iter().collect(),
+    }
+}
+
+fn check_sequence(entry: &Entry, header: &Header) -> Result<(), AppendError> {
+    // A producer that is not known, or no longer, may go on anywhere.
+    let in_sequence = if entry.epoch == ProducerEpoch::NONE {
+        true
+    } else if entry.epoch != header.producer_epoch {
+        header.base_sequence == 0
+    } else {
+        header.base_sequence == super::header::add_sequence(entry.last_sequence(), 1)
+    };
+    if in_sequence {
+        return Ok(());
+    }
+    Err(AppendError::OutOfOrderSequence {
+        producer_id: header.producer_id,
+        found: header.base_sequence,
+        last: entry.last_sequence(),
+    })
+}
+
+fn add_batch(entry: &mut Entry, header: &Header) {
+    entry.set_epoch(header.producer_epoch);
+    if entry.batches.len() == BATCHES {
+        entry.batches.pop_front();
+    }
+    entry.batches.push_back(BatchMeta {
+        last_sequence: header.last_sequence(),
+        last_offset: header.last_offset(),
+        offset_delta: header.last_offset_delta,
+        timestamp_ms: header.max_timestamp_ms,
+    });
+    entry.last_timestamp_ms = header.max_timestamp_ms;
+    if header.is_transactional() && entry.txn_first_offset.is_none() {
+        entry.txn_first_offset = Some(header.base_offset);
+    }
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut part = [0; N];
+    part.copy_from_slice(&bytes[at..at + N]);
+    part
+}
