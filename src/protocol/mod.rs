@@ -11,6 +11,7 @@ pub mod compression;
 pub mod fetch_response;
 pub mod frame;
 pub mod shape;
+pub mod validate;
 
 pub use kafka_protocol::{
     error::{ParseResponseErrorCode, ResponseError},
