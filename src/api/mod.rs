@@ -1,1 +1,3 @@
 //! Answers to client requests, one file per family of APIs.
+
+pub mod groups;
