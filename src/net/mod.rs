@@ -1,1 +1,77 @@
 //! The client plane's listeners and connections.
+//!
+//! Owns the sockets and the bytes on them: framing, order of responses, limits, backpressure. It
+//! knows requests as frames and responses as parts; what they mean is the [`Handler`]'s.
+//!
+//! Invariants:
+//! - Requests of a connection are started, and answered, in the order in which they arrived.
+//! - Memory is bounded: requests by `request_memory_bytes` plus the largest request, records under way
+//!   by the pool of buffers plus 4 KiB per slow client, pipelines by `max_in_flight_requests`.
+//! - No client holds anything for ever: every wait for one has a deadline.
+//!
+//! It must not decode requests beyond their API key, nor read files except through
+//! [`RecordSource`].
+
+mod admission;
+mod budget;
+mod connection;
+mod frame;
+mod handler;
+mod listener;
+mod log_limit;
+mod metrics;
+mod server;
+mod write;
+
+use std::{net::IpAddr, time::Duration};
+
+pub use handler::{
+    CloseReason, Connection, Frame, Handler, Part, RecordSource, Reply, Response, Started,
+};
+pub use listener::{Listener, TcpListener};
+pub use server::Server;
+
+use crate::base::HashMap;
+
+/// What clients may take.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// The largest request: `socket.request.max.bytes`.
+    pub request_max_bytes: usize,
+    /// The most connections of all listeners: `max.connections`. Further ones wait.
+    pub max_connections: usize,
+    /// The most connections from one address: `max.connections.per.ip`. Further ones are closed.
+    pub max_connections_per_ip: usize,
+    /// The same for certain addresses: `max.connections.per.ip.overrides`.
+    pub max_connections_per_ip_overrides: HashMap<IpAddr, usize>,
+    /// How long a connection may do nothing: `connections.max.idle.ms`.
+    pub max_idle: Duration,
+    /// The requests of one connection that may be under way.
+    pub max_in_flight_requests: usize,
+    /// The bytes of requests in memory, of all connections: `queued.max.request.bytes`, which
+    /// Kafka leaves unbounded by default.
+    pub request_memory_bytes: usize,
+    /// Buffers of 128 KiB that are kept for records under way.
+    pub record_buffers: usize,
+    /// A request or response under way may take this long,
+    pub progress_timeout: Duration,
+    /// and longer by as much as its bytes at this rate.
+    pub min_bytes_per_second: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            request_max_bytes: 100 << 20,
+            max_connections: i32::MAX as usize,
+            max_connections_per_ip: i32::MAX as usize,
+            max_connections_per_ip_overrides: HashMap::default(),
+            max_idle: Duration::from_secs(600),
+            max_in_flight_requests: 64,
+            request_memory_bytes: 256 << 20,
+            record_buffers: 64,
+            progress_timeout: Duration::from_secs(30),
+            min_bytes_per_second: 4 << 10,
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What the client plane counts.
+//!
+//! Handles are made once, from the recorder that is current when the server is made.
+
+use kafka_protocol::messages::ApiKey;
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+use crate::base::HashMap;
+
+/// Where API keys end, with room for those to come.
+const API_KEYS: i16 = 128;
+
+pub(super) struct Metrics {
+    pub(super) connections: Gauge,
+    pub(super) accepted: Counter,
+    pub(super) refused: Counter,
+    pub(super) closed_by_limit: Counter,
+    pub(super) request_memory: Gauge,
+    apis: HashMap<i16, Api>,
+    unknown: Api,
+}
+
+pub(super) struct Api {
+    pub(super) requests: Counter,
+    pub(super) request_bytes: Histogram,
+    pub(super) response_bytes: Histogram,
+    pub(super) seconds: Histogram,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Self {
+        let apis = (0..API_KEYS).filter_map(|key| Some((key, ApiKey::try_from(key).ok()?)));
+        Self {
+            connections: gauge!("ottla_connections"),
+            accepted: counter!("ottla_connections_accepted_total"),
+            refused: counter!("ottla_connections_refused_total"),
+            closed_by_limit: counter!("ottla_connections_closed_by_limit_total"),
+            request_memory: gauge!("ottla_request_memory_bytes"),
+            apis: apis.map(|(key, name)| (key, Api::new(format!("{name:?}")))).collect(),
+            unknown: Api::new("unknown".to_owned()),
+        }
+    }
+
+    pub(super) fn api(&self, key: Option<i16>) -> &Api {
+        key.and_then(|key| self.apis.get(&key)).unwrap_or(&self.unknown)
+    }
+}
+
+impl Api {
+    fn new(name: String) -> Self {
+        Self {
+            requests: counter!("ottla_request_total", "api" => name.clone()),
+            request_bytes: histogram!("ottla_request_size_bytes", "api" => name.clone()),
+            response_bytes: histogram!("ottla_response_size_bytes", "api" => name.clone()),
+            seconds: histogram!("ottla_request_duration_seconds", "api" => name),
+        }
+    }
+}
