@@ -345,3 +345,114 @@ fn with_max_timestamp(batch: &Batch, max_timestamp_ms: i64) -> Batch {
     Batch::split_from(&mut bytes.freeze())
         .expect("only the maximum timestamp changed, and the CRC with it")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: i64 = 1_800_000_000_000;
+
+    fn batch(compression: Compression, key: Option<&[u8]>, timestamp_ms: i64) -> Batch {
+        let options = BatchOptions { codec: compression.into(), ..Default::default() };
+        let mut builder = BatchBuilder::new(options);
+        for _ in 0..3 {
+            let value = Some(&[b'v'; 100][..]);
+            builder.push(&NewRecord { timestamp_ms, key, value, headers: &[] });
+        }
+        builder.build().unwrap()
+    }
+
+    fn run(batch: &Batch, rules: &Rules) -> Result<Validated, ResponseError> {
+        validate(Some(batch.bytes().clone()), 13, rules, NOW_MS).map_err(|error| error.code())
+    }
+
+    #[test]
+    fn a_batch_without_a_reason_to_decode_is_kept_as_it_came() {
+        for compression in Compression::ALL {
+            let batch = batch(compression, None, NOW_MS);
+            assert_eq!(run(&batch, &Rules::default()).unwrap().batch, batch);
+            assert_eq!(
+                run(&batch, &Rules { strict: true, ..Rules::default() }).unwrap().batch,
+                batch
+            );
+        }
+    }
+
+    #[test]
+    fn there_is_exactly_one_batch() {
+        let one = batch(Compression::None, None, NOW_MS);
+        let two = [&one.bytes()[..], one.bytes()].concat();
+        for records in [None, Some(Bytes::new()), Some(two.into())] {
+            let error = validate(records, 13, &Rules::default(), NOW_MS).unwrap_err();
+            assert_eq!(error.code(), ResponseError::InvalidRecord);
+        }
+    }
+
+    #[test]
+    fn a_record_without_a_key_is_refused_on_a_compacted_topic_only() {
+        let rules = Rules { compacted: true, ..Rules::default() };
+        for compression in Compression::ALL {
+            let keyless = batch(compression, None, NOW_MS);
+            let error = validate(Some(keyless.bytes().clone()), 13, &rules, NOW_MS).unwrap_err();
+            assert_eq!(error.code(), ResponseError::InvalidRecord);
+            let indexes: Vec<_> = error.records().iter().map(|record| record.index).collect();
+            assert_eq!(indexes, [0, 1, 2]);
+            assert!(run(&batch(compression, Some(b"k"), NOW_MS), &rules).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_topic_with_its_own_compression_type_gets_batches_in_it() {
+        for from in Compression::ALL {
+            for to in Compression::ALL {
+                let rules = Rules { codec: Some(to.into()), ..Rules::default() };
+                let before = batch(from, Some(b"k"), NOW_MS);
+                let after = run(&before, &rules).unwrap().batch;
+                assert_eq!(after.compression(), to);
+                let records = |batch: &Batch| -> Vec<_> {
+                    let records = batch.records(RecordLimits::default()).unwrap();
+                    records.map(|record| record.unwrap().value).collect()
+                };
+                assert_eq!(records(&after), records(&before));
+            }
+        }
+    }
+
+    #[test]
+    fn timestamps_outside_of_the_bounds_are_refused() {
+        let rules = Rules { timestamp_before_max_ms: 1000, ..Rules::default() };
+        for (timestamp_ms, accepted) in [
+            (NOW_MS + 3_600_000, true),
+            (NOW_MS + 3_600_001, false),
+            (NOW_MS - 1000, true),
+            (NOW_MS - 1001, false),
+            (-1, true),
+        ] {
+            let result = run(&batch(Compression::None, None, timestamp_ms), &rules);
+            let expected = if accepted { Ok(()) } else { Err(ResponseError::InvalidTimestamp) };
+            assert_eq!(result.map(drop), expected, "{timestamp_ms}");
+        }
+        let rules = Rules { timestamp_type: TimestampType::LogAppendTime, ..rules };
+        let validated = run(&batch(Compression::None, None, 5), &rules).unwrap();
+        assert_eq!(validated.log_append_time_ms, Some(NOW_MS));
+    }
+
+    #[test]
+    fn a_missing_maximum_timestamp_is_found_in_the_records() {
+        let batch = batch(Compression::Zstd, None, NOW_MS);
+        let without = with_max_timestamp(&batch, -1);
+        assert_eq!(run(&without, &Rules::default()).unwrap().batch, batch);
+    }
+
+    #[test]
+    fn the_size_limit_is_of_the_stored_batch() {
+        let compressed = batch(Compression::Zstd, None, NOW_MS);
+        let limit = compressed.size_bytes();
+        let rules = |limit, codec| Rules { max_message_bytes: limit, codec, ..Rules::default() };
+        assert!(run(&compressed, &rules(limit, None)).is_ok());
+        let refused = Err(ResponseError::MessageTooLarge);
+        assert_eq!(run(&compressed, &rules(limit - 1, None)), refused);
+        let plain = Some(Codec::from(Compression::None));
+        assert_eq!(run(&compressed, &rules(limit, plain)), refused);
+    }
+}

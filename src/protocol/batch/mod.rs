@@ -10,6 +10,8 @@
 mod builder;
 mod header;
 mod records;
+#[cfg(test)]
+mod tests;
 
 use bytes::Bytes;
 
