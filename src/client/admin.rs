@@ -20,7 +20,7 @@ use kafka_protocol::{
 };
 
 use super::{
-    cluster::{Client, Lane, Target},
+    cluster::{Client, Lane, Target, retrying},
     codec::text,
     error::ClientError,
 };
@@ -224,7 +224,7 @@ impl Client {
             .with_timeout_ms(self.broker_timeout_ms())
             .with_validate_only(validate_only);
         let api = ApiKey::CreateTopics;
-        self.retrying(self.deadline(), async || {
+        retrying!(self, self.deadline(), async {
             let response = self.call(Target::Controller, Lane::GENERAL, &request).await?;
             let subject = || topic.name.clone();
             let Some(result) = response.topics.into_iter().next() else {
@@ -237,7 +237,6 @@ impl Client {
                 replication_factor: result.replication_factor,
             })
         })
-        .await
     }
 
     /// Deletes topics.
@@ -256,17 +255,15 @@ impl Client {
                 request.with_topic_names(names().collect())
             })
         };
-        let response = self
-            .retrying(self.deadline(), async || {
-                self.call_versioned::<DeleteTopicsRequest, DeleteTopicsRequest>(
-                    Target::Controller,
-                    Lane::GENERAL,
-                    DeleteTopicsRequest::VERSIONS,
-                    build,
-                )
-                .await
-            })
-            .await?;
+        let response = retrying!(self, self.deadline(), async {
+            self.call_versioned::<DeleteTopicsRequest, DeleteTopicsRequest>(
+                Target::Controller,
+                Lane::GENERAL,
+                DeleteTopicsRequest::VERSIONS,
+                build,
+            )
+            .await
+        })?;
         self.invalidate();
         Ok(response
             .responses
@@ -293,16 +290,14 @@ impl Client {
             .with_topics(vec![wanted])
             .with_timeout_ms(self.broker_timeout_ms());
         let api = ApiKey::CreatePartitions;
-        let done = self
-            .retrying(self.deadline(), async || {
-                let response = self.call(Target::Controller, Lane::GENERAL, &request).await?;
-                let Some(result) = response.results.into_iter().next() else {
-                    return Err(ClientError::Missing { api, subject: topic.into() });
-                };
-                let message = words(&result.error_message);
-                ClientError::check(api, result.error_code, message, || topic.to_owned())
-            })
-            .await;
+        let done = retrying!(self, self.deadline(), async {
+            let response = self.call(Target::Controller, Lane::GENERAL, &request).await?;
+            let Some(result) = response.results.into_iter().next() else {
+                return Err(ClientError::Missing { api, subject: topic.into() });
+            };
+            let message = words(&result.error_message);
+            ClientError::check(api, result.error_code, message, || topic.to_owned())
+        });
         self.invalidate();
         done
     }
@@ -327,7 +322,7 @@ impl Client {
                 .with_resources(vec![wanted.clone()])
                 .with_include_documentation(documentation && version >= 3))
         };
-        self.retrying(self.deadline(), async || {
+        retrying!(self, self.deadline(), async {
             let response = self
                 .call_versioned::<DescribeConfigsRequest, DescribeConfigsRequest>(
                     resource.target(),
@@ -343,7 +338,6 @@ impl Client {
             ClientError::check(api, result.error_code, message, || resource.name())?;
             Ok(result.configs.into_iter().map(entry).collect())
         })
-        .await
     }
 
     /// Changes some settings of one resource, or only checks whether that could be done.
@@ -364,7 +358,7 @@ impl Client {
             .with_resources(vec![wanted])
             .with_validate_only(validate_only);
         let api = ApiKey::IncrementalAlterConfigs;
-        self.retrying(self.deadline(), async || {
+        retrying!(self, self.deadline(), async {
             let response = self.call(resource.target(), Lane::GENERAL, &request).await?;
             let Some(result) = response.responses.into_iter().next() else {
                 let subject: Arc<str> = resource.name().into();
@@ -373,7 +367,6 @@ impl Client {
             let message = words(&result.error_message);
             ClientError::check(api, result.error_code, message, || resource.name())
         })
-        .await
     }
 }
 

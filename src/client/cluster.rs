@@ -109,6 +109,58 @@ struct Place {
 
 type Slot = Arc<tokio::sync::Mutex<Option<Arc<Connection>>>>;
 
+/// An operation's attempts so far.
+#[derive(Debug)]
+pub(crate) struct Retry {
+    client: Client,
+    deadline: Instant,
+    attempts: u32,
+}
+
+impl Retry {
+    pub(crate) fn new(client: &Client, deadline: Instant) -> Self {
+        Self { client: client.clone(), deadline, attempts: 0 }
+    }
+
+    /// Waits until the next attempt, or says that there should be none.
+    pub(crate) async fn again(&mut self, error: ClientError) -> Result<(), ClientError> {
+        self.attempts += 1;
+        let attempts = self.attempts;
+        if error.invalidates_metadata() {
+            self.client.invalidate();
+        }
+        if !error.is_retriable() {
+            return Err(error);
+        }
+        let wait = self.client.backoff(attempts);
+        if attempts >= self.client.config().attempts || Instant::now() + wait >= self.deadline {
+            return Err(ClientError::DeadlineExceeded { attempts, last: Arc::new(error) });
+        }
+        tracing::debug!(%error, attempts, "trying again");
+        sleep(wait).await;
+        Ok(())
+    }
+}
+
+/// Runs an async block until it succeeds, fails for good, or the budget or the deadline is used
+/// up. A macro, since the future of an async closure cannot be known to be `Send`.
+macro_rules! retrying {
+    ($client:expr, $deadline:expr, $attempt:expr) => {{
+        let mut retry = $crate::client::Retry::new(&$client, $deadline);
+        loop {
+            match $attempt.await {
+                Ok(done) => break Ok(done),
+                Err(error) => {
+                    if let Err(error) = retry.again(error).await {
+                        break Err(error);
+                    }
+                }
+            }
+        }
+    }};
+}
+pub(crate) use retrying;
+
 /// A client of one cluster. Clones share connections and metadata.
 #[derive(Debug, Clone)]
 pub struct Client(Arc<Inner>);
@@ -174,37 +226,6 @@ impl Client {
 
     pub(crate) fn client_id(&self) -> &StrBytes {
         &self.0.client_id
-    }
-
-    /// Runs `attempt` until it succeeds, fails for good, or the budget or the deadline is used up.
-    ///
-    /// # Errors
-    /// What `attempt` failed with.
-    pub async fn retrying<T>(
-        &self,
-        deadline: Instant,
-        mut attempt: impl AsyncFnMut() -> Result<T, ClientError>,
-    ) -> Result<T, ClientError> {
-        let mut attempts = 0;
-        loop {
-            let error = match attempt().await {
-                Ok(done) => return Ok(done),
-                Err(error) => error,
-            };
-            attempts += 1;
-            if error.invalidates_metadata() {
-                self.invalidate();
-            }
-            if !error.is_retriable() {
-                return Err(error);
-            }
-            let wait = self.backoff(attempts);
-            if attempts >= self.0.config.attempts || Instant::now() + wait >= deadline {
-                return Err(ClientError::DeadlineExceeded { attempts, last: Arc::new(error) });
-            }
-            tracing::debug!(%error, attempts, "trying again");
-            sleep(wait).await;
-        }
     }
 
     /// The wait after that many attempts, with jitter.

@@ -128,10 +128,15 @@ impl Drop for Connection {
 
 impl Pending {
     /// The response without its length, header included; empty where none was expected.
-    pub(crate) async fn wait(self) -> Result<Bytes, ClientError> {
-        match self.reply.await {
+    pub(crate) async fn wait(mut self) -> Result<Bytes, ClientError> {
+        self.answer().await
+    }
+
+    /// As [`Pending::wait`], and may be dropped and called again until it has answered.
+    pub(crate) async fn answer(&mut self) -> Result<Bytes, ClientError> {
+        match (&mut self.reply).await {
             Ok(reply) => reply,
-            Err(_) => Err(ClientError::Disconnected { address: self.address }),
+            Err(_) => Err(ClientError::Disconnected { address: Arc::clone(&self.address) }),
         }
     }
 

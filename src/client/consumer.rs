@@ -139,6 +139,12 @@ impl Consumer {
         &self.positions
     }
 
+    /// Whether fetched batches wait to be handed out.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// The next batches, of one partition; none where none came within `wait`.
     ///
     /// # Errors

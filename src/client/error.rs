@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use kafka_protocol::messages::ApiKey;
 
-use super::wire::{Error as WireError, ShapeError};
+use super::wire::{CompressionError, Error as WireError, ShapeError};
 
 /// A failed call. Cheap to clone, since all records of a batch fail with the same one.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -126,7 +126,7 @@ pub enum ClientError {
     #[error("cannot compress a batch: {source}")]
     Compression {
         /// Why.
-        source: Arc<io::Error>,
+        source: Arc<CompressionError>,
     },
     /// Records that could not be read out of a batch.
     #[error("a record batch is invalid: {source}")]

@@ -7,11 +7,11 @@ use bytes::{Buf, Bytes};
 use super::{
     offsets::Partition,
     records::{HEADER_BYTES, Header},
-    wire::{self, Compression},
+    wire,
 };
 
 /// The most that one batch may take once it is decompressed.
-const PLAIN_BYTES_MAX: u64 = 256 << 20;
+const PLAIN_BYTES_MAX: usize = 256 << 20;
 
 /// A batch that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +42,7 @@ pub enum BatchError {
         /// Where.
         offset: i64,
         /// Why.
-        source: std::io::Error,
+        source: wire::CompressionError,
     },
     /// Records that are not what the header says.
     #[error("batch at offset {offset} holds an invalid record")]
@@ -192,7 +192,7 @@ impl RawBatch {
     /// Where they cannot be read.
     pub fn read(&self, records: &mut Vec<ConsumedRecord>) -> Result<(), BatchError> {
         let offset = self.base_offset;
-        let codec = Compression::from_attributes(self.attributes());
+        let codec = wire::from_attributes(self.attributes());
         let codec = codec.ok_or(BatchError::Codec { offset })?;
         let packed = self.bytes.slice(HEADER_BYTES..);
         let mut plain = wire::decompress(codec, &packed, PLAIN_BYTES_MAX)
@@ -278,7 +278,7 @@ mod tests {
         })
     }
 
-    fn fetched(records: &[Record], codec: Compression) -> Fetched {
+    fn fetched(records: &[Record], codec: wire::Compression) -> Fetched {
         let body = Body::encode(records, codec, None).unwrap();
         let mut bytes = BytesMut::new();
         bytes.put_slice(&body.header(Writer::NONE));
@@ -294,7 +294,7 @@ mod tests {
             records in prop::collection::vec(record(), 1..20),
             codec in 0i16..5,
         ) {
-            let codec = Compression::from_attributes(codec).unwrap();
+            let codec = wire::from_attributes(codec).unwrap();
             let read = fetched(&records, codec).records().unwrap();
             prop_assert_eq!(read.len(), records.len());
             for (n, (read, written)) in (0i64..).zip(read.iter().zip(&records)) {
@@ -309,7 +309,7 @@ mod tests {
         fn a_flipped_bit_is_noticed(
             records in prop::collection::vec(record(), 1..5), at in any::<prop::sample::Index>(),
         ) {
-            let mut fetched = fetched(&records, Compression::None);
+            let mut fetched = fetched(&records, wire::Compression::None);
             let mut bytes = fetched.bytes.to_vec();
             let at = 16 + at.index(bytes.len() - 16);
             bytes[at] ^= 4;

@@ -11,7 +11,7 @@ use kafka_protocol::messages::{
 use super::{
     admin::{PerElement, words},
     assignment::decode_assignment,
-    cluster::{Client, Lane, Target},
+    cluster::{Client, Lane, Target, retrying},
     codec::text,
     error::ClientError,
     offsets::Partition,
@@ -71,7 +71,7 @@ impl Client {
     /// The first broker's failure.
     pub async fn list_groups(&self) -> Result<Vec<GroupListing>, ClientError> {
         let api = ApiKey::ListGroups;
-        self.retrying(self.deadline(), async || {
+        retrying!(self, self.deadline(), async {
             self.refresh(&[], false).await?;
             let nodes: Vec<i32> = self.view().brokers.keys().copied().collect();
             let request = ListGroupsRequest::default();
@@ -96,7 +96,6 @@ impl Client {
             }
             Ok(groups.into_values().collect())
         })
-        .await
     }
 
     /// One group with its members.
@@ -106,7 +105,7 @@ impl Client {
     pub async fn describe_group(&self, group: &str) -> Result<GroupDescription, ClientError> {
         let api = ApiKey::DescribeGroups;
         let request = DescribeGroupsRequest::default().with_groups(vec![GroupId(text(group))]);
-        self.retrying(self.deadline(), async || {
+        retrying!(self, self.deadline(), async {
             let node = self.coordinator(group).await?;
             let response = self.call(Target::Node(node), Lane::GENERAL, &request).await?;
             let Some(found) = response.groups.into_iter().next() else {
@@ -116,7 +115,6 @@ impl Client {
             ClientError::check(api, found.error_code, message, || group.to_owned())?;
             Ok(description(found, node))
         })
-        .await
     }
 
     /// Deletes groups, their offsets included.
@@ -134,7 +132,7 @@ impl Client {
         let api = ApiKey::DeleteGroups;
         let names = vec![GroupId(text(group))];
         let request = DeleteGroupsRequest::default().with_groups_names(names);
-        self.retrying(self.deadline(), async || {
+        retrying!(self, self.deadline(), async {
             let node = self.coordinator(group).await?;
             let response = self.call(Target::Node(node), Lane::GENERAL, &request).await?;
             let Some(result) = response.results.into_iter().next() else {
@@ -142,7 +140,6 @@ impl Client {
             };
             ClientError::check(api, result.error_code, None, || group.to_owned())
         })
-        .await
     }
 }
 

@@ -28,7 +28,7 @@ use super::{
     assignment::{
         Assignor, decode_assignment, decode_subscription, encode_assignment, encode_subscription,
     },
-    cluster::{Client, Lane, Target},
+    cluster::{Client, Lane, Target, retrying},
     codec::text,
     error::ClientError,
     offsets::{Committer, Partition},
@@ -171,12 +171,10 @@ impl Membership {
         self.stop_heartbeats();
         let client = self.client.clone();
         let deadline = client.deadline() + self.config.rebalance_timeout;
-        let assigned = client
-            .retrying(deadline, async || {
-                let joined = self.join_once().await;
-                joined.map_err(|error| self.digest(error))
-            })
-            .await?;
+        let assigned = retrying!(client, deadline, async {
+            let joined = self.join_once().await;
+            joined.map_err(|error| self.digest(error))
+        })?;
         self.signal.lost.store(false, Ordering::Release);
         self.signal.rejoin.store(false, Ordering::Release);
         self.start_heartbeats();

@@ -19,7 +19,7 @@ use kafka_protocol::{
 use super::wire::Error as WireError;
 use super::{
     admin::words,
-    cluster::{Client, Lane, Target},
+    cluster::{Client, Lane, Target, retrying},
     codec::text,
     error::ClientError,
 };
@@ -123,7 +123,7 @@ impl Client {
         specs: &[(Partition, OffsetSpec)],
     ) -> Result<BTreeMap<Partition, Option<i64>>, ClientError> {
         let mut found = BTreeMap::new();
-        self.retrying(self.deadline(), async || {
+        retrying!(self, self.deadline(), async {
             let mut leaders = BTreeMap::<i32, Vec<(Partition, OffsetSpec)>>::new();
             for (partition, spec) in specs {
                 if !found.contains_key(partition) {
@@ -147,8 +147,7 @@ impl Client {
                 }
             }
             failed.map_or(Ok(()), Err)
-        })
-        .await?;
+        })?;
         Ok(found)
     }
 
@@ -236,7 +235,7 @@ impl Client {
         let build = |version| Ok(offset_fetch(group, topics.as_ref(), version));
         // All partitions can be asked for since version 2. Version 10 knows topics only by id.
         let versions = VersionRange { min: 2, max: OffsetFetchRequest::VERSIONS.max.min(9) };
-        self.retrying(self.deadline(), async || {
+        retrying!(self, self.deadline(), async {
             let node = self.coordinator(group).await?;
             let response = self
                 .call_versioned::<OffsetFetchRequest, OffsetFetchRequest>(
@@ -248,7 +247,6 @@ impl Client {
                 .await?;
             read_committed(group, response)
         })
-        .await
     }
 
     /// Commits for a group that has no members now, as tools do.
@@ -295,7 +293,7 @@ impl Client {
                 .with_topics(topics.clone()))
         };
         let versions = VersionRange { max: 9, ..OffsetCommitRequest::VERSIONS };
-        self.retrying(self.deadline(), async || {
+        retrying!(self, self.deadline(), async {
             let node = self.coordinator(group).await?;
             let response = self
                 .call_versioned::<OffsetCommitRequest, OffsetCommitRequest>(
@@ -314,7 +312,6 @@ impl Client {
             }
             Ok(())
         })
-        .await
     }
 }
 

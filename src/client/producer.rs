@@ -31,7 +31,7 @@ use tokio::{
 use super::wire::{Compression, Error as WireError};
 use super::{
     admin::words,
-    cluster::{self, Client, Lane, Target},
+    cluster::{self, Client, Lane, Target, retrying},
     error::ClientError,
     offsets::Partition,
     produce::{self, Acks, Addressed},
@@ -182,7 +182,7 @@ impl Producer {
             Some(view) => Arc::clone(view),
             None => {
                 let deadline = self.client.deadline();
-                self.client.retrying(deadline, async || self.client.topic(topic).await).await?
+                retrying!(self.client, deadline, async { self.client.topic(topic).await })?
             }
         };
         let count = i32::try_from(view.partitions.len()).unwrap_or(i32::MAX);
@@ -706,7 +706,7 @@ impl Task {
 }
 
 /// Sequences start again from 0 behind the greatest.
-const fn add_sequence(sequence: i32, count: i32) -> i32 {
+pub(crate) const fn add_sequence(sequence: i32, count: i32) -> i32 {
     if sequence > i32::MAX - count { count - (i32::MAX - sequence) - 1 } else { sequence + count }
 }
 

@@ -94,7 +94,7 @@ impl Body {
         Ok(Self {
             bytes: compress(&plain, compression, level)?,
             count,
-            attributes: compression.attributes(),
+            attributes: wire::attributes(compression),
             base_timestamp_ms,
             max_timestamp_ms,
         })

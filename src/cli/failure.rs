@@ -1,0 +1,116 @@
+//! What a command fails with, the exit code it ends with, and what to try next.
+
+use std::{io, path::PathBuf};
+
+use crate::client::{BatchError, ClientError};
+
+/// A failed command.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// The cluster, or the way to it.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// A batch that was read makes no sense.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// Arguments that clap cannot judge.
+    #[error("{0}")]
+    Usage(Box<str>),
+    /// Standard input or output.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// A file.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Output that is no JSON.
+    #[error("cannot print as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Several elements, some of which failed; each was reported on its own.
+    #[error("{failed} of {total} failed")]
+    Partial {
+        /// How many failed.
+        failed: usize,
+        /// Out of how many.
+        total: usize,
+        /// Whether all of those that failed were out of reach.
+        unreachable: bool,
+    },
+    /// A check that found something.
+    #[error("{0} problems found")]
+    Problems(usize),
+    /// A benchmark could not go on.
+    #[error("the measurement stopped: {0}")]
+    Bench(#[source] ClientError),
+    /// A command that this build does not have.
+    #[error("this build has no '{0}' yet")]
+    NotBuilt(&'static str),
+}
+
+impl Failure {
+    pub(super) fn usage(text: impl Into<Box<str>>) -> Self {
+        Self::Usage(text.into())
+    }
+
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::Client(ClientError::Address(_)) => 2,
+            Self::Client(error) | Self::Bench(error) if error.is_unreachable() => 3,
+            Self::Partial { unreachable: true, .. } => 3,
+            _ => 1,
+        }
+    }
+
+    pub(super) fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+/// What to try next.
+pub(super) fn next_step(failure: &Failure) -> Option<String> {
+    use crate::client::WireError as E;
+    let step = match failure {
+        Failure::Client(error) | Failure::Bench(error) => match (error.wire(), error) {
+            (Some(E::UnknownTopicOrPartition), _) => "see 'ottla topic list' for what exists",
+            (Some(E::TopicAlreadyExists), _) => {
+                "'ottla topic alter' changes a topic; 'ottla topic delete' makes room for a new one"
+            }
+            (Some(E::InvalidConfig), _) => "'ottla config explain KEY' says what a key accepts",
+            (Some(E::InvalidReplicationFactor), _) => {
+                "ask for at most as many replicas as there are brokers"
+            }
+            (Some(E::InvalidPartitions), _) => "the number of partitions can only grow",
+            (Some(E::NonEmptyGroup | E::UnknownMemberId), _) => {
+                "stop the group's consumers first; 'ottla group describe' lists them"
+            }
+            (Some(E::GroupIdNotFound), _) => "see 'ottla group list' for what exists",
+            (Some(E::MessageTooLarge), _) => {
+                "send smaller batches, or raise max.message.bytes of the topic"
+            }
+            (_, ClientError::Address(_)) => "pass --bootstrap-server HOST:PORT",
+            (_, ClientError::OutOfRange { .. }) => {
+                "start --from-beginning, or see 'ottla topic describe' for the offsets there are"
+            }
+            (_, ClientError::OutcomeUnknown) => {
+                "read the topic's end before you write the same records again"
+            }
+            _ if error.is_unreachable() => {
+                "is a broker running there? Check --bootstrap-server, or raise --timeout"
+            }
+            _ => return None,
+        },
+        Failure::Usage(_) => "'--help' lists what the command takes",
+        Failure::Batch(_) => "'ottla log verify DIR' checks a log on disk",
+        Failure::Problems(_) => {
+            "stop the node and let it recover: it cuts a torn tail and fetches the rest anew"
+        }
+        Failure::Partial { .. } => "the lines above say why; the others are done",
+        Failure::File { .. } => "check that the path exists and can be read",
+        _ => return None,
+    };
+    Some(step.to_owned())
+}

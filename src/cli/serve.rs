@@ -1,0 +1,43 @@
+//! `server` and `dev`: hands over to the node.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::failure::Failure;
+
+/// Arguments of `server`.
+#[derive(Debug, Clone, Args)]
+pub struct ServerArgs {
+    /// The node's configuration file (TOML)
+    #[arg(short, long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// Arguments of `dev`.
+#[derive(Debug, Clone, Args)]
+pub struct DevArgs {
+    /// How many nodes
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=99))]
+    pub nodes: u16,
+    /// Where data is kept, and found again at the next start
+    #[arg(long, default_value = ".ottla", value_name = "DIR")]
+    pub dir: PathBuf,
+    /// The first node's port for clients; those of further nodes count up
+    #[arg(long, default_value_t = 9092, value_name = "PORT")]
+    pub kafka_port: u16,
+    /// The first node's port for other nodes; those of further nodes count up
+    #[arg(long, default_value_t = 9192, value_name = "PORT")]
+    pub cluster_port: u16,
+    /// The first node's port for operators; those of further nodes count up
+    #[arg(long, default_value_t = 9644, value_name = "PORT")]
+    pub http_port: u16,
+}
+
+pub(super) fn server(_: ServerArgs) -> Result<(), Failure> {
+    Err(Failure::NotBuilt("server"))
+}
+
+pub(super) fn dev(_: DevArgs) -> Result<(), Failure> {
+    Err(Failure::NotBuilt("dev"))
+}
