@@ -49,7 +49,7 @@ pub(super) enum Kind {
     Bytes,
     Struct(Vec<Field>),
     Array {
-        element: Box<Kind>,
+        element: Box<Self>,
         /// What an element takes in the decoded message's array.
         element_memory_bytes: usize,
     },
