@@ -1,0 +1,206 @@
+#!/usr/bin/env bash
+# Kafka's own command-line tools, from the jars in KAFKA_LIB, against the cluster at BOOTSTRAP. With
+# DATA_DIR, a data directory of the node, also what DumpLogSegments makes of its files.
+set -euo pipefail
+
+bootstrap=${BOOTSTRAP:-127.0.0.1:9092}
+lib=${KAFKA_LIB:?set KAFKA_LIB to a directory with the jars of kafka_2.13 and kafka-tools}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+passed=0 failed=0
+topic="tools-$$-$RANDOM"
+group="$topic-group"
+
+# check NAME FUNCTION: runs a function in a shell of its own and counts what came of it.
+check() {
+  local name=$1 function=$2
+  # Not as a condition, in which -e would not count.
+  set +e
+  (set -euo pipefail; "$function") >"$work/out" 2>&1
+  local status=$?
+  set -e
+  if [ "$status" = 0 ]; then
+    echo "ok   kafka-tools: $name"
+    passed=$((passed + 1))
+  else
+    echo "FAIL kafka-tools: $name"
+    tail -n 30 "$work/out" | sed 's/^/     /'
+    failed=$((failed + 1))
+  fi
+}
+
+tool() {
+  local class=org.apache.kafka.tools.$1
+  # The one that has not moved there from the broker's jar.
+  if [ "$1" = ConfigCommand ]; then class=kafka.admin.ConfigCommand; fi
+  shift
+  timeout 90 java -XX:TieredStopAtLevel=1 -Xshare:auto -cp "$lib/*" "$class" "$@"
+}
+
+# has TEXT: fails, and shows what came, unless standard input holds this text.
+has() {
+  cat >"$work/has"
+  grep -q -- "$1" "$work/has" || { echo "no \"$1\" in:"; cat "$work/has"; return 1; }
+}
+
+topics() {
+  tool TopicCommand --bootstrap-server "$bootstrap" "$@"
+}
+
+groups() {
+  tool consumer.group.ConsumerGroupCommand --bootstrap-server "$bootstrap" "$@"
+}
+
+configs() {
+  tool ConfigCommand --bootstrap-server "$bootstrap" "$@"
+}
+
+create_topic() {
+  topics --create --topic "$topic" --partitions 2 --replication-factor 1 --config retention.ms=86400000
+  topics --list | has "$topic"
+  topics --describe --topic "$topic" | has 'PartitionCount: 2'
+  topics --describe --topic "$topic" | has 'retention.ms=86400000'
+}
+
+grow_topic() {
+  topics --alter --topic "$topic" --partitions 3
+  topics --describe --topic "$topic" | has 'PartitionCount: 3'
+}
+
+produce() {
+  tool VerifiableProducer --bootstrap-server "$bootstrap" --topic "$topic" --max-messages 5000 \
+    --acks -1 >"$work/produced"
+  grep -c '"name":"producer_send_success"' "$work/produced" | has '^5000$'
+  has '"acked":5000' <"$work/produced"
+}
+
+consume() {
+  tool VerifiableConsumer --bootstrap-server "$bootstrap" --topic "$topic" --group-id "$group" \
+    --max-messages 5000 --reset-policy earliest >"$work/consumed"
+  has '"name":"offsets_committed"' <"$work/consumed"
+  has '"name":"shutdown_complete"' <"$work/consumed"
+}
+
+describe_group() {
+  groups --list | has "$group"
+  # Topic, partition, current offset, log end offset and lag: nothing is left to read.
+  groups --describe --group "$group" >"$work/group"
+  awk -v topic="$topic" '$2 == topic { read += $4; end += $5; lag += $6 }
+    END { print read, end, lag; exit !(read == 5000 && end == 5000 && lag == 0) }' "$work/group"
+  groups --describe --group "$group" --state | has 'Empty'
+}
+
+reset_group() {
+  groups --reset-offsets --group "$group" --topic "$topic" --to-earliest --execute | has "$topic"
+  groups --describe --group "$group" >"$work/group"
+  awk -v topic="$topic" '$2 == topic { lag += $6 } END { print lag; exit lag != 5000 }' "$work/group"
+}
+
+delete_group() {
+  groups --delete --group "$group"
+  groups --list >"$work/groups"
+  if grep -q "$group" "$work/groups"; then return 1; fi
+}
+
+offsets() {
+  tool GetOffsetShell --bootstrap-server "$bootstrap" --topic "$topic" --time latest >"$work/ends"
+  awk -F: '{ sum += $3 } END { print sum; exit sum != 5000 }' "$work/ends"
+  tool GetOffsetShell --bootstrap-server "$bootstrap" --topic "$topic" --time earliest |
+    has "$topic:0:0"
+}
+
+topic_configs() {
+  local entity=(--entity-type topics --entity-name "$topic")
+  configs "${entity[@]}" --alter --add-config 'cleanup.policy=[compact,delete],segment.ms=3600000'
+  configs "${entity[@]}" --describe | has 'cleanup.policy=compact,delete'
+  configs "${entity[@]}" --alter --delete-config segment.ms
+  configs "${entity[@]}" --describe --all | has 'segment.ms=604800000'
+  if configs "${entity[@]}" --alter --add-config segment.ms=soon; then return 1; fi
+}
+
+broker_configs() {
+  local entity=(--entity-type brokers --entity-default)
+  configs "${entity[@]}" --alter --add-config log.cleaner.backoff.ms=20000
+  configs "${entity[@]}" --describe | has 'log.cleaner.backoff.ms=20000'
+  configs "${entity[@]}" --alter --delete-config log.cleaner.backoff.ms
+}
+
+versions() {
+  tool BrokerApiVersionsCommand --bootstrap-server "$bootstrap" >"$work/versions"
+  has 'Produce(0)' <"$work/versions"
+  has 'DescribeTopicPartitions(75)' <"$work/versions"
+}
+
+quorum() {
+  tool MetadataQuorumCommand --bootstrap-server "$bootstrap" describe --status | has 'LeaderId'
+  tool MetadataQuorumCommand --bootstrap-server "$bootstrap" describe --replication | has 'Leader'
+}
+
+log_dirs() {
+  tool LogDirsCommand --bootstrap-server "$bootstrap" --describe --topic-list "$topic" | has "$topic-0"
+}
+
+delete_records() {
+  printf '{"partitions":[{"topic":"%s","partition":0,"offset":1}],"version":1}' "$topic" \
+    >"$work/records.json"
+  configs --entity-type topics --entity-name "$topic" --alter --add-config cleanup.policy=delete
+  tool DeleteRecordsCommand --bootstrap-server "$bootstrap" --offset-json-file "$work/records.json" |
+    has 'low_watermark: 1'
+}
+
+performance() {
+  tool ProducerPerformance --topic "$topic" --num-records 20000 --record-size 100 --throughput -1 \
+    --producer-props "bootstrap.servers=$bootstrap" acks=all compression.type=lz4 |
+    has '20000 records sent'
+  tool ConsumerPerformance --bootstrap-server "$bootstrap" --topic "$topic" --messages 20000 \
+    --timeout 30000
+}
+
+dump_segments() {
+  local file files=0
+  for file in "$DATA_DIR"/"$topic"-*/*.{log,index,timeindex,snapshot}; do
+    [ -e "$file" ] || continue
+    files=$((files + 1))
+    tool DumpLogSegments --deep-iteration --files "$file" >"$work/dump"
+    if grep -iE 'mismatch|corrupt|invalid|exception|out of order|non-consecutive' "$work/dump" |
+      grep -vE 'isvalid: true'; then
+      echo "in $file"
+      return 1
+    fi
+  done
+  echo "$files files" | has '[1-9]'
+  local offsets=("$DATA_DIR"/__consumer_offsets-*/*.log)
+  for file in "${offsets[@]}"; do
+    [ -s "$file" ] || continue
+    tool DumpLogSegments --offsets-decoder --files "$file" >"$work/dump"
+    if grep -iE 'exception|could not' "$work/dump"; then return 1; fi
+  done
+}
+
+delete_topic() {
+  topics --delete --topic "$topic"
+  topics --list >"$work/topics"
+  if grep -qx "$topic" "$work/topics"; then return 1; fi
+}
+
+check 'TopicCommand creates, lists and describes a topic' create_topic
+check 'TopicCommand adds partitions' grow_topic
+check 'VerifiableProducer produces' produce
+check 'VerifiableConsumer consumes in a group' consume
+check 'ConsumerGroupCommand lists and describes the group' describe_group
+check 'ConsumerGroupCommand resets offsets' reset_group
+check 'ConsumerGroupCommand deletes the group' delete_group
+check 'GetOffsetShell lists offsets' offsets
+check 'ConfigCommand alters and describes a topic' topic_configs
+check 'ConfigCommand alters and describes all brokers' broker_configs
+check 'BrokerApiVersionsCommand lists versions' versions
+check 'MetadataQuorumCommand describes the quorum' quorum
+check 'LogDirsCommand describes the log directories' log_dirs
+check 'DeleteRecordsCommand deletes records' delete_records
+check 'ProducerPerformance and ConsumerPerformance run' performance
+if [ -n "${DATA_DIR:-}" ]; then
+  check 'DumpLogSegments reads every file of the topic' dump_segments
+fi
+check 'TopicCommand deletes the topic' delete_topic
+echo "kafka-tools: $passed passed, $failed failed"
+[ "$failed" = 0 ]
