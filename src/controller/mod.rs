@@ -1,1 +1,228 @@
-//! The active controller: decides metadata changes, as `{records, response}`.
+//! Decides what the metadata becomes: topics, placement, elections, brokers and their leases,
+//! configurations, features and producer ids.
+//!
+//! A request is one of Kafka's own messages, so that a node forwards it by its codec. A decision is
+//! the entries to propose and the answer to give once the last of them is applied; the image that
+//! it is taken against must hold all that was decided before, in flight or not. One file per
+//! record family; each element of a request is decided against the elements before it, and is
+//! refused by itself.
+//!
+//! State owned: the leases of brokers, which are soft. A new controller grants every broker a fresh
+//! one ([`Controller::activate`]).
+//!
+//! Size: an entry is at most [`ENTRY_MAX_BYTES`]. What must not be torn (a topic with its
+//! partitions and configuration, the partitions added to one topic) fits one entry or is refused
+//! with POLICY_VIOLATION. A request of several topics, and the elections after a broker is fenced,
+//! go on in further entries; every prefix of them keeps the invariants of the image.
+//!
+//! Must not: do I/O, read a clock, draw a random number that was not handed in, or keep a copy of
+//! what the image holds.
+//!
+//! References: KIP-631, KIP-841 (fencing and ISR), KIP-966 (eligible leader replicas).
+
+mod brokers;
+mod configs;
+mod draft;
+mod election;
+mod features;
+mod isr;
+mod placement;
+mod producer_ids;
+mod topics;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use kafka_protocol::messages::{
+    AllocateProducerIdsRequest, AllocateProducerIdsResponse, AlterConfigsRequest,
+    AlterConfigsResponse, AlterPartitionRequest, AlterPartitionResponse, BrokerHeartbeatRequest,
+    BrokerHeartbeatResponse, BrokerRegistrationRequest, BrokerRegistrationResponse,
+    CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
+    DeleteTopicsRequest, DeleteTopicsResponse, IncrementalAlterConfigsRequest,
+    IncrementalAlterConfigsResponse, UnregisterBrokerRequest, UnregisterBrokerResponse,
+    UpdateFeaturesRequest, UpdateFeaturesResponse,
+};
+use rand::Rng;
+
+use crate::{
+    base::NodeId,
+    config::{BrokerLayers, TopicLayers, Value},
+    metadata::{Batch, ConfigResource, MetadataImage},
+};
+
+use brokers::Lease;
+pub use draft::{ENTRY_MAX_BYTES, Refusal};
+
+/// What the active controller is asked to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Request {
+    /// Create topics.
+    CreateTopics(CreateTopicsRequest),
+    /// Delete topics, by name or id.
+    DeleteTopics(DeleteTopicsRequest),
+    /// Add partitions to topics.
+    CreatePartitions(CreatePartitionsRequest),
+    /// Replace configurations whole.
+    AlterConfigs(AlterConfigsRequest),
+    /// Change single keys of configurations.
+    IncrementalAlterConfigs(IncrementalAlterConfigsRequest),
+    /// A broker started.
+    RegisterBroker(BrokerRegistrationRequest),
+    /// A broker is alive.
+    BrokerHeartbeat(BrokerHeartbeatRequest),
+    /// A broker is gone for good.
+    UnregisterBroker(UnregisterBrokerRequest),
+    /// A leader changes the ISR of its partitions.
+    AlterPartition(AlterPartitionRequest),
+    /// A broker needs producer ids.
+    AllocateProducerIds(AllocateProducerIdsRequest),
+    /// Finalize levels of features.
+    UpdateFeatures(UpdateFeaturesRequest),
+}
+
+/// The answer to a [`Request`], of the same name.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)] // The variants are those of `Request`.
+pub enum Response {
+    CreateTopics(CreateTopicsResponse),
+    DeleteTopics(DeleteTopicsResponse),
+    CreatePartitions(CreatePartitionsResponse),
+    AlterConfigs(AlterConfigsResponse),
+    IncrementalAlterConfigs(IncrementalAlterConfigsResponse),
+    RegisterBroker(BrokerRegistrationResponse),
+    BrokerHeartbeat(BrokerHeartbeatResponse),
+    UnregisterBroker(UnregisterBrokerResponse),
+    AlterPartition(AlterPartitionResponse),
+    AllocateProducerIds(AllocateProducerIdsResponse),
+    UpdateFeatures(UpdateFeaturesResponse),
+}
+
+/// What to propose, and what to answer once all of it is applied (at once where it is nothing).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision<R = Response> {
+    /// The entries, in their order. Each is atomic, and so is the state between them consistent.
+    pub batches: Vec<Batch>,
+    /// The answer.
+    pub response: R,
+}
+
+/// What the controller is set to.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// This node, whose settings at run time count beside those of the file.
+    pub node: NodeId,
+    /// The broker keys of the node's file.
+    pub file: BTreeMap<String, String>,
+}
+
+impl Config {
+    /// A controller whose file sets nothing.
+    #[must_use]
+    pub const fn defaults(node: NodeId) -> Self {
+        Self { node, file: BTreeMap::new() }
+    }
+}
+
+/// The active controller's core.
+#[derive(Debug)]
+pub struct Controller {
+    config: Config,
+    leases: BTreeMap<NodeId, Lease>,
+}
+
+impl Controller {
+    /// The core of a node that has just become the controller. `now_ms` is monotonic, of any zero.
+    #[must_use]
+    pub fn activate(config: Config, image: &MetadataImage, now_ms: u64) -> Self {
+        let mut controller = Self { config, leases: BTreeMap::new() };
+        controller.grant_leases(image, now_ms);
+        controller
+    }
+
+    /// Decides `request` against `image`, which holds every decision before this one.
+    pub fn decide(
+        &mut self,
+        image: &MetadataImage,
+        request: Request,
+        now_ms: u64,
+        rng: &mut dyn Rng,
+    ) -> Decision {
+        let view = View { image, config: &self.config };
+        match request {
+            Request::CreateTopics(r) => topics::create(&view, r, rng).map(Response::CreateTopics),
+            Request::DeleteTopics(r) => topics::delete(&view, r).map(Response::DeleteTopics),
+            Request::CreatePartitions(r) => {
+                topics::create_partitions(&view, r, rng).map(Response::CreatePartitions)
+            }
+            Request::AlterConfigs(r) => configs::alter(&view, r).map(Response::AlterConfigs),
+            Request::IncrementalAlterConfigs(r) => {
+                configs::alter_incrementally(&view, r).map(Response::IncrementalAlterConfigs)
+            }
+            Request::RegisterBroker(r) => {
+                self.register_broker(image, r, now_ms).map(Response::RegisterBroker)
+            }
+            Request::BrokerHeartbeat(r) => {
+                self.heartbeat(image, &r, now_ms).map(Response::BrokerHeartbeat)
+            }
+            Request::UnregisterBroker(r) => {
+                self.unregister_broker(image, &r).map(Response::UnregisterBroker)
+            }
+            Request::AlterPartition(r) => isr::alter(&view, &r).map(Response::AlterPartition),
+            Request::AllocateProducerIds(r) => {
+                producer_ids::allocate(&view, &r).map(Response::AllocateProducerIds)
+            }
+            Request::UpdateFeatures(r) => features::update(&view, r).map(Response::UpdateFeatures),
+        }
+    }
+}
+
+impl<R> Decision<R> {
+    /// Nothing to propose.
+    pub(crate) const fn answer(response: R) -> Self {
+        Self { batches: Vec::new(), response }
+    }
+
+    fn map<S>(self, wrap: impl FnOnce(R) -> S) -> Decision<S> {
+        Decision { batches: self.batches, response: wrap(self.response) }
+    }
+}
+
+/// What a manager decides against.
+#[derive(Debug, Clone, Copy)]
+struct View<'a> {
+    image: &'a MetadataImage,
+    config: &'a Config,
+}
+
+impl<'a> View<'a> {
+    /// The same node's view of a later image.
+    const fn at<'b>(&self, image: &'b MetadataImage) -> View<'b>
+    where
+        'a: 'b,
+    {
+        View { image, config: self.config }
+    }
+
+    fn with_broker_layers<T>(&self, read: impl FnOnce(BrokerLayers<'_>) -> T) -> T {
+        let broker = self.image.config(&ConfigResource::broker(self.config.node));
+        let cluster_default = self.image.config(&ConfigResource::all_brokers());
+        read(BrokerLayers {
+            broker: &broker,
+            cluster_default: &cluster_default,
+            file: &self.config.file,
+        })
+    }
+
+    /// A key of the broker that has a number.
+    fn broker_number(&self, key: &str) -> i64 {
+        let found = self.with_broker_layers(|layers| layers.find(key));
+        found.value.and_then(|value| value.as_integer()).expect("the key has a number by default")
+    }
+
+    fn topic_config(&self, topic: &str, key: &str) -> Option<Value> {
+        let overrides = self.image.config(&ConfigResource::topic(topic));
+        self.with_broker_layers(|broker| TopicLayers { topic: &overrides, broker }.find(key).value)
+    }
+}

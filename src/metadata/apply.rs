@@ -39,7 +39,7 @@ impl MetadataImage {
 }
 
 impl MetadataDelta {
-    pub(super) fn fold(&mut self, record: &Record) {
+    pub(crate) fn fold(&mut self, record: &Record) {
         match record {
             Record::Cluster(record) => {
                 assert!(self.after.cluster_id.is_none(), "a cluster is bootstrapped once");

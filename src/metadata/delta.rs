@@ -34,7 +34,7 @@ pub struct TopicDelta {
 }
 
 impl MetadataDelta {
-    pub(super) fn new(before: &MetadataImage) -> Self {
+    pub(crate) fn new(before: &MetadataImage) -> Self {
         Self {
             before: before.clone(),
             after: before.clone(),

@@ -494,6 +494,17 @@ impl Batch {
         BatchMessage { metadata_version: self.metadata_version, records }.encode_to_vec()
     }
 
+    /// How many bytes [`Batch::encode`] makes.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        let version = prost::encoding::int32::encoded_len(1, &self.metadata_version);
+        let records = self.records.iter().map(|record| {
+            let len = record.encoded_len();
+            1 + prost::length_delimiter_len(len) + len
+        });
+        version + records.sum::<usize>()
+    }
+
     /// Reads the bytes of a Raft entry; no bytes are an empty batch, as Raft's own entries are.
     ///
     /// # Errors

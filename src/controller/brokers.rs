@@ -1,0 +1,380 @@
+//! Brokers: registration, leases, fencing, controlled shutdown.
+//!
+//! A broker registers fenced, under an epoch greater than all before, and is unfenced by its first
+//! heartbeat that shows it has caught up with its registration. Each heartbeat renews its lease for
+//! `broker.session.timeout.ms`; [`Controller::tick`] fences those whose lease ran out. A broker that
+//! registers without the epoch of its last clean stop may have lost the tail of its logs, and counts
+//! as out of sync everywhere.
+//!
+//! Where a broker loses its place, the partitions change first and its registration last; where it
+//! gains it, the other way round. So no prefix of the entries has a fenced leader.
+
+use std::collections::BTreeMap;
+
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        BrokerHeartbeatRequest, BrokerHeartbeatResponse, BrokerRegistrationRequest,
+        BrokerRegistrationResponse, UnregisterBrokerRequest, UnregisterBrokerResponse,
+    },
+};
+
+use crate::{
+    base::{BrokerEpoch, DirectoryId, NodeId, TopicId},
+    controller::{
+        Controller, Decision, View,
+        draft::Draft,
+        election::{Change, Rules},
+    },
+    metadata::{
+        Broker, MetadataImage, Partition, features,
+        records::{
+            BrokerEndpoint, BrokerFeature, BrokerRegistrationChangeRecord, RegisterBrokerRecord,
+            UnregisterBrokerRecord,
+        },
+    },
+};
+
+/// The controller's patience with a broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lease {
+    epoch: BrokerEpoch,
+    expires_ms: u64,
+    /// What the broker must have applied before it is unfenced.
+    catch_up_to: u64,
+}
+
+/// The broker of this id, if its epoch is `epoch`.
+pub(super) fn registered(
+    image: &MetadataImage,
+    id: i32,
+    epoch: i64,
+) -> Result<&Broker, ResponseError> {
+    let broker = u32::try_from(id).ok().and_then(|id| image.broker(NodeId(id)));
+    let broker = broker.ok_or(ResponseError::BrokerIdNotRegistered)?;
+    if broker.epoch.0 == epoch { Ok(broker) } else { Err(ResponseError::StaleBrokerEpoch) }
+}
+
+impl View<'_> {
+    pub(super) fn rules(&self, topic: &str, partition: &Partition) -> Rules {
+        let min_isr = self.topic_config(topic, "min.insync.replicas");
+        let min_isr = min_isr.and_then(|value| value.as_integer()).unwrap_or(1);
+        let unclean = self.topic_config(topic, "unclean.leader.election.enable");
+        Rules {
+            unclean: unclean.is_some_and(|value| value.to_property() == "true"),
+            min_isr: usize::try_from(min_isr).unwrap_or(1).min(partition.replicas.len()),
+            elr: self.image.feature("eligible.leader.replicas.version").unwrap_or(0) > 0,
+        }
+    }
+}
+
+impl Controller {
+    /// Fences the brokers whose lease ran out.
+    pub fn tick(&mut self, image: &MetadataImage, now_ms: u64) -> Decision<()> {
+        let mut draft = Draft::new(image);
+        self.leases.retain(|id, lease| {
+            image.broker(*id).is_some_and(|broker| broker.epoch == lease.epoch)
+        });
+        let expired: Vec<NodeId> = self
+            .leases
+            .iter()
+            .filter(|(_, lease)| lease.expires_ms <= now_ms)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in expired {
+            if draft.image().broker(id).is_some_and(|broker| !broker.fenced) {
+                self.fence(&mut draft, id);
+            }
+            self.leases.remove(&id);
+        }
+        draft.decide(())
+    }
+
+    /// When [`Controller::tick`] has something to do next, if nothing else happens.
+    #[must_use]
+    pub fn next_tick_ms(&self) -> Option<u64> {
+        self.leases.values().map(|lease| lease.expires_ms).min()
+    }
+
+    pub(super) fn grant_leases(&mut self, image: &MetadataImage, now_ms: u64) {
+        let unfenced = image.brokers().filter(|broker| !broker.fenced);
+        for broker in unfenced {
+            self.renew(image, broker.id, broker.epoch, now_ms);
+        }
+    }
+
+    fn renew(&mut self, image: &MetadataImage, id: NodeId, epoch: BrokerEpoch, now_ms: u64) {
+        let view = View { image, config: &self.config };
+        let timeout_ms = view.broker_number("broker.session.timeout.ms");
+        let expires_ms = now_ms.saturating_add(u64::try_from(timeout_ms).unwrap_or(0));
+        let known = self.leases.get(&id).filter(|lease| lease.epoch == epoch);
+        let catch_up_to = known.map_or_else(|| image.applied_index(), |lease| lease.catch_up_to);
+        self.leases.insert(id, Lease { epoch, expires_ms, catch_up_to });
+    }
+
+    pub(super) fn register_broker(
+        &mut self,
+        image: &MetadataImage,
+        request: BrokerRegistrationRequest,
+        now_ms: u64,
+    ) -> Decision<BrokerRegistrationResponse> {
+        let response = BrokerRegistrationResponse::default();
+        let (id, known) = match self.may_register(image, &request) {
+            Ok(accepted) => accepted,
+            Err(error) => return Decision::answer(response.with_error_code(error.code())),
+        };
+        let mut draft = Draft::new(image);
+        // The same start of the process asks again: its answer was lost.
+        if let Some(broker) = known.filter(|b| b.incarnation_id == request.incarnation_id) {
+            self.renew(image, id, broker.epoch, now_ms);
+            return Decision::answer(response.with_broker_epoch(broker.epoch.0));
+        }
+        if let Some(broker) = known {
+            let clean = request.previous_broker_epoch == broker.epoch.0;
+            self.relieve(&mut draft, id, (!clean).then_some(id), &|_| true);
+        }
+        let epoch = BrokerEpoch(image.last_broker_epoch().0 + 1);
+        draft.add_alone(registration(id, epoch, request));
+        self.leases.remove(&id);
+        self.renew(image, id, epoch, now_ms);
+        if let Some(lease) = self.leases.get_mut(&id) {
+            lease.catch_up_to += 1;
+        }
+        draft.decide(response.with_broker_epoch(epoch.0))
+    }
+
+    fn may_register<'a>(
+        &self,
+        image: &'a MetadataImage,
+        request: &BrokerRegistrationRequest,
+    ) -> Result<(NodeId, Option<&'a Broker>), ResponseError> {
+        let id = u32::try_from(request.broker_id.0).map_err(|_| ResponseError::InvalidRequest)?;
+        let cluster_id = image.cluster_id().map(|id| id.to_string());
+        if cluster_id.as_deref() != Some(request.cluster_id.as_str()) {
+            return Err(ResponseError::InconsistentClusterId);
+        }
+        if request.listeners.is_empty() || request.log_dirs.is_empty() {
+            return Err(ResponseError::InvalidRegistration);
+        }
+        for (name, level) in image.features() {
+            let supported = request.features.iter().find(|feature| feature.name.as_str() == name);
+            let holds = supported.is_some_and(|feature| {
+                (feature.min_supported_version..=feature.max_supported_version)
+                    .contains(&(level as i16))
+            });
+            // Kafka's brokers need not know of every feature, but Ottla's gate of records they must.
+            if !holds && (supported.is_some() || name == features::METADATA_VERSION) {
+                return Err(ResponseError::UnsupportedVersion);
+            }
+        }
+        let id = NodeId(id);
+        let known = image.broker(id).map(|broker| &**broker);
+        // Another process lives under this id while its lease runs, unless it said goodbye.
+        let other = known.filter(|b| b.incarnation_id != request.incarnation_id && !b.fenced);
+        let shares_directory = |broker: &Broker| {
+            request.log_dirs.iter().any(|d| broker.directories.contains(&DirectoryId(*d)))
+        };
+        match other {
+            // The directories are locked by their process: who has them is its successor.
+            Some(broker) if !shares_directory(broker) => {
+                Err(ResponseError::DuplicateBrokerRegistration)
+            }
+            _ => Ok((id, known)),
+        }
+    }
+
+    pub(super) fn heartbeat(
+        &mut self,
+        image: &MetadataImage,
+        request: &BrokerHeartbeatRequest,
+        now_ms: u64,
+    ) -> Decision<BrokerHeartbeatResponse> {
+        let response = BrokerHeartbeatResponse::default();
+        let broker = match registered(image, request.broker_id.0, request.broker_epoch) {
+            Ok(broker) => broker,
+            Err(error) => return Decision::answer(response.with_error_code(error.code())),
+        };
+        let id = broker.id;
+        self.renew(image, id, broker.epoch, now_ms);
+        let catch_up_to = self.leases.get(&id).map_or(0, |lease| lease.catch_up_to);
+        let applied = u64::try_from(request.current_metadata_offset).unwrap_or(0);
+        let caught_up = applied >= catch_up_to;
+        let mut draft = Draft::new(image);
+        self.directories_failed(&mut draft, broker, &request.offline_log_dirs);
+        if broker.fenced {
+            if caught_up && !request.want_fence && !request.want_shut_down {
+                self.unfence(&mut draft, id);
+            }
+        } else if request.want_shut_down || request.want_fence {
+            // Its partitions have other leaders, or none that could be had, in the same decision,
+            // and the answer comes after that is applied.
+            self.fence(&mut draft, id);
+        }
+        let fenced = draft.image().broker(id).is_none_or(|broker| broker.fenced);
+        draft.decide(
+            response
+                .with_is_caught_up(caught_up)
+                .with_is_fenced(fenced)
+                .with_should_shut_down(fenced && request.want_shut_down),
+        )
+    }
+
+    pub(super) fn unregister_broker(
+        &mut self,
+        image: &MetadataImage,
+        request: &UnregisterBrokerRequest,
+    ) -> Decision<UnregisterBrokerResponse> {
+        let response = UnregisterBrokerResponse::default().with_error_message(None);
+        let id = u32::try_from(request.broker_id.0).ok().map(NodeId);
+        let Some(broker) = id.and_then(|id| image.broker(id)) else {
+            let error = ResponseError::BrokerIdNotRegistered;
+            let message = format!("Broker ID {} is not currently registered", request.broker_id.0);
+            return Decision::answer(
+                response.with_error_code(error.code()).with_error_message(Some(message.into())),
+            );
+        };
+        let mut draft = Draft::new(image);
+        self.relieve(&mut draft, broker.id, Some(broker.id), &|_| true);
+        draft.add_alone(UnregisterBrokerRecord {
+            broker_id: broker.id.0,
+            broker_epoch: broker.epoch.0,
+        });
+        self.leases.remove(&broker.id);
+        draft.decide(response)
+    }
+
+    fn fence(&self, draft: &mut Draft, id: NodeId) {
+        self.relieve(draft, id, None, &|_| true);
+        if let Some(mut change) = change_of(draft, id) {
+            change.fenced = Some(true);
+            draft.add_alone(change);
+        }
+    }
+
+    fn unfence(&self, draft: &mut Draft, id: NodeId) {
+        if let Some(mut change) = change_of(draft, id) {
+            change.fenced = Some(false);
+            draft.add_alone(change);
+        }
+        let image = draft.image().clone();
+        let acceptable = |node: NodeId| is_active(&image, node);
+        let mut rules = RulesByTopic::default();
+        for at in image.partitions_of(id) {
+            // Only partitions without a leader wait for this broker.
+            let Some(partition) = image.partition(at).filter(|p| p.leader.is_none()) else {
+                continue;
+            };
+            let change = Change {
+                at,
+                partition,
+                isr: partition.isr.to_vec(),
+                unclean_shutdown: None,
+                acceptable: &acceptable,
+                prefer: false,
+                rules: rules.of(&View { image: &image, config: &self.config }, at.topic, partition),
+                recovered: false,
+            };
+            if let Some(record) = change.build() {
+                draft.add_alone(record);
+            }
+        }
+    }
+
+    /// Takes `id` out of the ISR of its partitions in `directories`, and elects others where it led.
+    fn relieve(
+        &self,
+        draft: &mut Draft,
+        id: NodeId,
+        unclean_shutdown: Option<NodeId>,
+        directories: &dyn Fn(DirectoryId) -> bool,
+    ) {
+        let image = draft.image().clone();
+        let acceptable = |node: NodeId| node != id && is_active(&image, node);
+        let mut rules = RulesByTopic::default();
+        for at in image.partitions_of(id) {
+            let Some(partition) = image.partition(at) else { continue };
+            if !partition.directory(id).is_some_and(directories) {
+                continue;
+            }
+            let change = Change {
+                at,
+                partition,
+                isr: partition.isr.iter().copied().filter(|node| *node != id).collect(),
+                unclean_shutdown,
+                acceptable: &acceptable,
+                prefer: false,
+                rules: rules.of(&View { image: &image, config: &self.config }, at.topic, partition),
+                recovered: false,
+            };
+            if let Some(record) = change.build() {
+                draft.add_alone(record);
+            }
+        }
+    }
+
+    fn directories_failed(&self, draft: &mut Draft, broker: &Broker, offline: &[uuid::Uuid]) {
+        let failed = |directory: DirectoryId| {
+            offline.contains(&directory.0) && broker.directories.contains(&directory)
+        };
+        if !broker.directories.iter().any(|directory| failed(*directory)) {
+            return;
+        }
+        self.relieve(draft, broker.id, Some(broker.id), &failed);
+        if let Some(mut change) = change_of(draft, broker.id) {
+            let online = broker.directories.iter().copied().filter(|d| !failed(*d));
+            change.log_dirs = Some(online.collect());
+            draft.add_alone(change);
+        }
+    }
+}
+
+/// The rules of a topic are looked up once for all its partitions.
+#[derive(Debug, Default)]
+struct RulesByTopic(BTreeMap<TopicId, Rules>);
+
+impl RulesByTopic {
+    fn of(&mut self, view: &View<'_>, topic: TopicId, partition: &Partition) -> Rules {
+        let name = || view.image.topic(topic).map_or("", |topic| &*topic.name);
+        *self.0.entry(topic).or_insert_with(|| view.rules(name(), partition))
+    }
+}
+
+fn is_active(image: &MetadataImage, node: NodeId) -> bool {
+    image.broker(node).is_some_and(|broker| broker.is_active())
+}
+
+fn change_of(draft: &Draft, id: NodeId) -> Option<BrokerRegistrationChangeRecord> {
+    let broker = draft.image().broker(id)?;
+    Some(BrokerRegistrationChangeRecord::new(id, broker.epoch))
+}
+
+fn registration(
+    id: NodeId,
+    epoch: BrokerEpoch,
+    request: BrokerRegistrationRequest,
+) -> RegisterBrokerRecord {
+    let endpoint =
+        |l: kafka_protocol::messages::broker_registration_request::Listener| BrokerEndpoint {
+            name: l.name.to_string(),
+            host: l.host.to_string(),
+            port: u32::from(l.port),
+            security_protocol: i32::from(l.security_protocol),
+        };
+    let feature =
+        |f: kafka_protocol::messages::broker_registration_request::Feature| BrokerFeature {
+            name: f.name.to_string(),
+            min_supported_version: i32::from(f.min_supported_version),
+            max_supported_version: i32::from(f.max_supported_version),
+        };
+    RegisterBrokerRecord {
+        broker_id: id.0,
+        incarnation_id: request.incarnation_id.into(),
+        broker_epoch: epoch.0,
+        end_points: request.listeners.into_iter().map(endpoint).collect(),
+        features: request.features.into_iter().map(feature).collect(),
+        rack: request.rack.map(|rack| rack.to_string()),
+        fenced: true,
+        in_controlled_shutdown: false,
+        log_dirs: request.log_dirs.into_iter().map(Into::into).collect(),
+    }
+}

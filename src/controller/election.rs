@@ -1,0 +1,122 @@
+//! Who leads a partition, and who may: turns a wish about the ISR into a change record.
+//!
+//! A leader that is acceptable and in sync stays. Else the first replica, in the order of
+//! assignment, that is acceptable and in sync; while nobody is in sync, one of the eligible leader
+//! replicas; while there is none either, the last known leader, since it had everything that was
+//! acknowledged unless it lost its disk; and where the topic allows it, any acceptable replica.
+//! The last two are unclean: the ISR becomes the new leader alone, and it starts out recovering.
+//!
+//! While fewer than `min.insync.replicas` are in sync, whoever leaves the ISR becomes an eligible
+//! leader replica, since nothing is acknowledged without it from there on (KIP-966).
+
+use crate::{
+    base::{NodeId, TopicPartition},
+    metadata::{
+        Partition,
+        records::{LeaderChange, NodeList, PartitionChangeRecord},
+    },
+};
+
+/// What is known and wanted of a partition.
+pub(super) struct Change<'a> {
+    pub(super) at: TopicPartition,
+    pub(super) partition: &'a Partition,
+    /// Who shall be in sync.
+    pub(super) isr: Vec<NodeId>,
+    /// A replica that may have lost its tail: out of the ISR and of the eligible leader replicas.
+    pub(super) unclean_shutdown: Option<NodeId>,
+    /// Whether a broker may lead.
+    pub(super) acceptable: &'a dyn Fn(NodeId) -> bool,
+    /// The preferred replica takes over where it may.
+    pub(super) prefer: bool,
+    /// What the topic is set to.
+    pub(super) rules: Rules,
+    /// The leader says that it has recovered.
+    pub(super) recovered: bool,
+}
+
+/// What elections of a topic go by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rules {
+    /// Whether any replica may lead while none is in sync.
+    pub(super) unclean: bool,
+    /// `min.insync.replicas`, at most the number of replicas.
+    pub(super) min_isr: usize,
+    /// Whether eligible leader replicas are kept.
+    pub(super) elr: bool,
+}
+
+impl Change<'_> {
+    /// The record, or `None` where nothing changes.
+    pub(super) fn build(self) -> Option<PartitionChangeRecord> {
+        let before = self.partition;
+        let mut isr = self.isr.clone();
+        if isr.is_empty() && !self.rules.elr {
+            // Without eligible leader replicas the last one in sync stays, to be known later.
+            isr = before.isr.to_vec();
+        }
+        let mut elr = self.eligible(&isr);
+        let mut last_known = before.last_known_elr.to_vec();
+        let (leader, unclean) = self.elect(&isr, &elr);
+        if let Some(leader) = leader {
+            if unclean {
+                (isr, elr) = (vec![leader], Vec::new());
+            } else if isr.is_empty() {
+                isr = vec![leader];
+                elr.retain(|node| *node != leader);
+            }
+            last_known.clear();
+        } else if let (Some(leader), true) = (before.leader, isr.is_empty()) {
+            last_known = vec![leader];
+        }
+        let mut record = PartitionChangeRecord::new(self.at);
+        let list = |nodes: &[NodeId]| nodes.iter().copied().collect::<NodeList>();
+        record.isr = (*isr != *before.isr).then(|| list(&isr));
+        record.eligible_leader_replicas =
+            (*elr != *before.eligible_leader_replicas).then(|| list(&elr));
+        record.last_known_elr = (*last_known != *before.last_known_elr).then(|| list(&last_known));
+        if leader != before.leader {
+            record.leader = Some(LeaderChange { leader: leader.map(|leader| leader.0) });
+        }
+        if unclean && !before.recovering {
+            record.leader_recovery_state = Some(1);
+        } else if self.recovered && before.recovering {
+            record.leader_recovery_state = Some(0);
+        }
+        (record != PartitionChangeRecord::new(self.at)).then_some(record)
+    }
+
+    fn eligible(&self, isr: &[NodeId]) -> Vec<NodeId> {
+        if !self.rules.elr || isr.len() >= self.rules.min_isr {
+            return Vec::new();
+        }
+        let Partition { isr: was, eligible_leader_replicas: elr, replicas, .. } = self.partition;
+        let had = |node: &&NodeId| was.contains(node) || elr.contains(node);
+        let keeps = |node: &&NodeId| !isr.contains(node) && self.unclean_shutdown != Some(**node);
+        replicas.iter().filter(had).filter(keeps).copied().collect()
+    }
+
+    /// The leader, and whether its election is unclean.
+    fn elect(&self, isr: &[NodeId], elr: &[NodeId]) -> (Option<NodeId>, bool) {
+        let acceptable = |node: &NodeId| (self.acceptable)(*node);
+        let valid = |node: &NodeId| {
+            acceptable(node) && (isr.contains(node) || (isr.is_empty() && elr.contains(node)))
+        };
+        let preferred =
+            self.partition.preferred_replica().filter(|node| self.prefer && valid(node));
+        let clean = preferred
+            .or(self.partition.leader.filter(valid))
+            .or_else(|| self.partition.replicas.iter().copied().find(|node| valid(node)));
+        if clean.is_some() {
+            return (clean, false);
+        }
+        let last_known = match &*self.partition.last_known_elr {
+            [leader] if self.rules.elr && isr.is_empty() && elr.is_empty() => Some(*leader),
+            _ => None,
+        };
+        let any = || self.partition.replicas.iter().copied().find(|node| acceptable(node));
+        let unclean =
+            last_known.filter(acceptable).or_else(|| self.rules.unclean.then(any).flatten());
+        (unclean, unclean.is_some())
+    }
+}
