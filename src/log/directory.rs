@@ -4,7 +4,11 @@
 //! caller can load many at once. Invariant: the marker of a clean shutdown is removed, durably,
 //! before the first log is opened for writing, and written again only after all are closed.
 
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, atomic::Ordering},
+};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -253,6 +257,11 @@ impl LogDirectory {
     ) -> Result<Arc<Log>, CreateError> {
         let name = log_name(topic, partition);
         if let Some(log) = self.log(topic, partition) {
+            if log.topic_id() == TopicId::NONE {
+                self.write_metadata(&name, topic_id)?;
+                *log.topic_id.write() = topic_id;
+                log.dir_dirty.store(true, Ordering::Release);
+            }
             if log.topic_id() == topic_id {
                 return Ok(log);
             }
@@ -260,13 +269,8 @@ impl LogDirectory {
         }
         // A former log of that name must not lend its recovery point to this one.
         self.disk.lower_recovery_point(&name, Offset::ZERO)?;
-        let metadata = format!("{name}/{PARTITION_METADATA}");
         self.disk.run(Operation::Create, &name, |dir| dir.create_dir(&name))?;
-        self.disk.run(Operation::Write, &metadata, |dir| {
-            let file = dir.open(&metadata, super::dir::Open::Truncated)?;
-            let text = encode_partition_metadata(topic_id);
-            file.write_at(0, &mut [io::IoSlice::new(text.as_bytes())])
-        })?;
+        self.write_metadata(&name, topic_id)?;
         let checkpointed = Checkpointed {
             clean: false,
             recovery_point: Offset::ZERO,
@@ -276,6 +280,15 @@ impl LogDirectory {
         let log = Arc::new(log);
         self.logs.write().insert(Arc::clone(&log.name), Arc::clone(&log));
         Ok(log)
+    }
+
+    fn write_metadata(&self, name: &str, topic_id: TopicId) -> Result<(), LogError> {
+        let metadata = format!("{name}/{PARTITION_METADATA}");
+        self.disk.run(Operation::Write, &metadata, |dir| {
+            let file = dir.open(&metadata, super::dir::Open::Truncated)?;
+            let text = encode_partition_metadata(topic_id);
+            file.write_at(0, &mut [io::IoSlice::new(text.as_bytes())])
+        })
     }
 
     /// Takes a log out of use and renames its directory; [`Self::sweep`] removes the files.

@@ -30,6 +30,8 @@ mod segment;
 mod sim_dir;
 mod std_dir;
 mod swap;
+#[cfg(test)]
+mod tests;
 mod truncate;
 
 pub use checkpoint::MetaProperties;

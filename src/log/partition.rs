@@ -20,7 +20,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 use super::{
-    checkpoint::LEADER_EPOCHS,
+    checkpoint::{LEADER_EPOCHS, PARTITION_METADATA},
     config::LogConfig,
     dir::{File, Open},
     disk::Disk,
@@ -36,7 +36,7 @@ use crate::base::{LeaderEpoch, Offset, TopicId};
 #[derive(Debug)]
 pub struct Log {
     pub(super) name: Arc<str>,
-    pub(super) topic_id: TopicId,
+    pub(super) topic_id: RwLock<TopicId>,
     pub(super) disk: Arc<Disk>,
     pub(super) config: RwLock<Arc<LogConfig>>,
     pub(super) writer: Mutex<()>,
@@ -118,10 +118,10 @@ impl Log {
         &self.name
     }
 
-    /// The topic's id, as `partition.metadata` has it.
+    /// The topic's id, as `partition.metadata` has it; `NONE` where a crash came before it was safe.
     #[must_use]
     pub fn topic_id(&self) -> TopicId {
-        self.topic_id
+        *self.topic_id.read()
     }
 
     /// The first offset that may be read.
@@ -430,7 +430,7 @@ impl Log {
             || age_ms > config.segment_ms - config.jitter_ms(&self.name, segment.base)
             || segment.indexes_full(Self::limits(config))
             || last_offset.since(segment.base) > i64::from(i32::MAX);
-        if due { self.roll(first.base_offset, now_ms) } else { Ok(()) }
+        if due { self.roll(self.log_end_offset(), now_ms) } else { Ok(()) }
     }
 
     /// Closes the active segment and begins one at `base`. For the writer.
@@ -467,12 +467,15 @@ impl Log {
             let state = self.state.read();
             if state.recovery_point == state.log_end_offset
                 && !self.epochs_dirty.load(Ordering::Acquire)
+                && !self.dir_dirty.load(Ordering::Acquire)
             {
                 return Ok(state.log_end_offset);
             }
             let epochs =
                 self.epochs_dirty.swap(false, Ordering::AcqRel).then(|| state.epochs.encode());
-            let unsynced = state.segments[state.segment_at(state.recovery_point)..].to_vec();
+            // The segment that ends at the recovery point was closed after it was flushed.
+            let from = state.segment_at(state.recovery_point.plus(-1));
+            let unsynced = state.segments[from..].to_vec();
             (unsynced, state.log_end_offset, state.generation, epochs)
         };
         if let Some(epochs) = epochs {
@@ -493,6 +496,10 @@ impl Log {
         }
         if self.dir_dirty.swap(false, Ordering::AcqRel) {
             let name = &self.name;
+            let metadata = format!("{name}/{PARTITION_METADATA}");
+            self.disk.run_optional(Operation::Sync, &metadata, |dir| {
+                dir.open(&metadata, Open::Existing)?.sync_data()
+            })?;
             self.disk.run(Operation::Sync, name, |dir| {
                 dir.sync_dir(name)?;
                 dir.sync_dir("")

@@ -93,6 +93,10 @@ impl Files {
     }
 }
 
+fn next_of(bases: &[Offset], at: usize) -> Option<Offset> {
+    bases.get(at + 1).copied()
+}
+
 fn parse_base(stem: &str) -> Option<Offset> {
     if stem.len() == 20 { stem.parse().ok().map(Offset) } else { None }
 }
@@ -110,6 +114,8 @@ struct Opening<'a> {
     /// The producers' state is that at this offset.
     producers_at: Offset,
     end: Offset,
+    /// How many of the newest segments were read and checked.
+    checked: usize,
     recovery: Recovery,
 }
 
@@ -126,8 +132,15 @@ impl Log {
         let files = Files::list(disk, &name)?;
         let metadata = format!("{name}/{PARTITION_METADATA}");
         let topic_id = match disk.read_optional(&metadata)? {
-            Some(bytes) => decode_partition_metadata(&bytes)
-                .map_err(|damage| disk.corrupt(&metadata, 0, damage))?,
+            Some(bytes) => match decode_partition_metadata(&bytes) {
+                Ok(id) => id,
+                // Synced by the first flush: a torn one belongs to a log that never had any.
+                Err(_) if checkpointed.recovery_point == Offset::ZERO && !checkpointed.clean => {
+                    disk.run(Operation::Remove, &metadata, |dir| dir.remove_file(&metadata))?;
+                    TopicId::NONE
+                }
+                Err(damage) => return Err(disk.corrupt(&metadata, 0, damage)),
+            },
             None => TopicId::NONE,
         };
         let mut opening = Opening::new(disk, &name, &config, checkpointed)?;
@@ -141,11 +154,7 @@ impl Log {
             segments,
             log_start_offset,
             log_end_offset: end,
-            recovery_point: if checkpointed.clean {
-                end
-            } else {
-                checkpointed.recovery_point.min(end)
-            },
+            recovery_point: end,
             epochs,
             producers,
             generation: 0,
@@ -154,7 +163,7 @@ impl Log {
         };
         let log = Self {
             name,
-            topic_id,
+            topic_id: RwLock::new(topic_id),
             disk: Arc::clone(disk),
             config: RwLock::new(config),
             writer: Mutex::new(()),
@@ -212,13 +221,15 @@ impl<'a> Opening<'a> {
             producers: Producers::default(),
             producers_at: Offset::ZERO,
             end: Offset::ZERO,
+            checked: 0,
             recovery: Recovery::default(),
         })
     }
 
-    /// Whether the segment at `base`, followed by the one at `next`, must be checked.
+    /// Whether a segment that is followed by the one at `next` must be checked. Where the recovery
+    /// point is that very base, its batches were flushed, but its indexes may not have been.
     fn must_check(&self, next: Option<Offset>) -> bool {
-        !self.checkpointed.clean && next.is_none_or(|next| next > self.checkpointed.recovery_point)
+        !self.checkpointed.clean && next.is_none_or(|next| next >= self.checkpointed.recovery_point)
     }
 
     /// Takes the newest snapshot from which everything that follows will be replayed. Snapshots
@@ -250,11 +261,19 @@ impl<'a> Opening<'a> {
     fn load_segments(&mut self, files: &Files) -> Result<(), LogError> {
         let bases: Vec<Offset> = files.segments.keys().copied().collect();
         for (at, (base, lengths)) in files.segments.iter().enumerate() {
+            // Segments follow each other without a gap: the roll takes the log end offset as base.
+            if !self.segments.is_empty()
+                && *base != self.end
+                && self.must_check(next_of(&bases, at))
+            {
+                let damage = Damage::Offset { found: *base, expected: self.end };
+                self.recovery.cut.get_or_insert((self.end, damage));
+            }
             if self.recovery.cut.is_some() {
                 self.drop_beyond_cut(*base, *lengths)?;
                 continue;
             }
-            let next = bases.get(at + 1).copied();
+            let next = next_of(&bases, at);
             let known = if self.must_check(next) {
                 None
             } else {
@@ -374,6 +393,7 @@ impl<'a> Opening<'a> {
         }
         segment.finish(self.disk)?;
         self.segments.push(Arc::new(segment));
+        self.checked += 1;
         Ok(())
     }
 
@@ -448,7 +468,39 @@ impl<'a> Opening<'a> {
             self.disk.run(Operation::Remove, &file, |dir| dir.remove_file(&file))?;
         }
         self.epochs_changed |= self.epochs.truncate_from_end(self.end);
+        self.sync()?;
         self.report();
+        Ok(())
+    }
+
+    /// Makes what recovery found and did durable: were a cut undone by the next crash, the bytes
+    /// would be found before what was written after it.
+    fn sync(&mut self) -> Result<(), LogError> {
+        for (at, segment) in self.segments[self.segments.len() - self.checked..].iter().enumerate()
+        {
+            segment.sync(self.disk, &[Kind::Log])?;
+            if at + 1 < self.checked {
+                segment.sync(self.disk, &[Kind::Index, Kind::TimeIndex])?;
+                if segment.has_aborted() {
+                    segment.sync(self.disk, &[Kind::TxnIndex])?;
+                }
+            }
+        }
+        if self.epochs_changed {
+            let checkpoint = format!("{}/{LEADER_EPOCHS}", self.name);
+            self.disk.replace(&checkpoint, self.epochs.encode().as_bytes())?;
+            self.epochs_changed = false;
+        }
+        if self.checked > 0 {
+            let metadata = format!("{}/{PARTITION_METADATA}", self.name);
+            self.disk.run_optional(Operation::Sync, &metadata, |dir| {
+                dir.open(&metadata, Open::Existing)?.sync_data()
+            })?;
+            self.disk.run(Operation::Sync, self.name, |dir| {
+                dir.sync_dir(self.name)?;
+                dir.sync_dir("")
+            })?;
+        }
         Ok(())
     }
 

@@ -1,0 +1,191 @@
+//! Single behaviours, each by example.
+
+use super::*;
+
+#[test]
+fn a_fetch_within_a_batch_yields_the_whole_batch() {
+    let directory = directory(&SimDir::new());
+    let log = create(&directory, small());
+    log.append(&[batch(&vec![vec![1]; 10], None)], client()).unwrap();
+    log.append(&[batch(&vec![vec![2]; 10], None)], client()).unwrap();
+    let slice = log.read(Offset(13), Offset(20), 1, true).unwrap().unwrap();
+    let mut bytes = vec![0; slice.len_bytes as usize];
+    slice.file.read_at(slice.position, &mut bytes).unwrap();
+    let batches = Batches::parse_stored(bytes.into()).unwrap();
+    assert_eq!(batches.len(), 1);
+    assert_eq!((batches[0].base_offset(), batches[0].last_offset()), (Offset(10), Offset(19)));
+    assert!(log.read(Offset(13), Offset(20), 1, false).unwrap().is_none());
+    assert!(log.read(Offset(20), Offset(20), 1, true).unwrap().is_none());
+    assert!(matches!(
+        log.read(Offset(21), Offset(21), 1, true),
+        Err(LogError::OffsetOutOfRange { .. })
+    ));
+}
+
+#[test]
+fn a_repeated_batch_is_answered_with_its_first_offset() {
+    let directory = directory(&SimDir::new());
+    let log = create(&directory, small());
+    for sequence in 0..7 {
+        log.append(&[batch(&[vec![0]], Some((5, sequence)))], client()).unwrap();
+    }
+    let again = log.append(&[batch(&[vec![0]], Some((5, 4)))], client()).unwrap();
+    assert!(again.duplicate);
+    assert_eq!(again.first_offset, Offset(4));
+    // Older than the last five, and ahead of what is due.
+    for sequence in [1, 9] {
+        let refused = log.append(&[batch(&[vec![0]], Some((5, sequence)))], client());
+        assert!(matches!(refused, Err(AppendError::OutOfOrderSequence { last: 6, .. })));
+    }
+    assert_eq!(log.log_end_offset(), Offset(7));
+}
+
+#[test]
+fn an_older_producer_epoch_is_fenced() {
+    let directory = directory(&SimDir::new());
+    let log = create(&directory, small());
+    let with_epoch = |epoch| {
+        let producer =
+            Producer { id: ProducerId(1), epoch: ProducerEpoch(epoch), base_sequence: 0 };
+        build(BatchOptions { producer, ..BatchOptions::default() }, &[vec![0]], NOW_MS)
+    };
+    log.append(&[with_epoch(3)], client()).unwrap();
+    let fenced = log.append(&[with_epoch(2)], client());
+    assert!(matches!(fenced, Err(AppendError::InvalidProducerEpoch { .. })));
+}
+
+#[test]
+fn an_aborted_transaction_is_listed_and_holds_the_last_stable_offset_until_replicated() {
+    let dir = SimDir::new();
+    let directory = directory(&dir);
+    let log = create(&directory, small());
+    let transactional = |id: i64| {
+        let producer = Producer { id: ProducerId(id), epoch: ProducerEpoch(0), base_sequence: 0 };
+        let attributes = Attributes(0).with_transactional(true);
+        build(BatchOptions { producer, attributes, ..BatchOptions::default() }, &[vec![0]], NOW_MS)
+    };
+    let coordinator = Append { origin: Origin::Coordinator, ..client() };
+    log.append(&[transactional(1)], client()).unwrap(); // Offset 0.
+    log.append(&[transactional(2)], client()).unwrap(); // Offset 1.
+    assert_eq!(log.first_unstable_offset(Offset(2)), Some(Offset(0)));
+    log.append(&[marker(1, false)], coordinator).unwrap(); // Offset 2.
+    assert_eq!(log.first_unstable_offset(Offset(2)), Some(Offset(0)), "not replicated yet");
+    assert_eq!(log.first_unstable_offset(Offset(3)), Some(Offset(1)));
+    log.append(&[marker(2, true)], coordinator).unwrap(); // Offset 3.
+    assert_eq!(log.first_unstable_offset(Offset(4)), None);
+    let expected = AbortedTxn {
+        producer_id: ProducerId(1),
+        first_offset: Offset(0),
+        last_offset: Offset(2),
+        last_stable_offset: Offset(1),
+    };
+    assert_eq!(log.aborted_transactions(Offset(0), Offset(4)).unwrap(), vec![expected]);
+    log.flush().unwrap();
+    drop(directory);
+    dir.kill();
+    let directory = super::directory(&dir);
+    let (log, _) = directory.load("t-0", small(), NOW_MS).unwrap();
+    assert_eq!(log.aborted_transactions(Offset(0), Offset(4)).unwrap(), vec![expected]);
+}
+
+#[test]
+fn damage_below_the_recovery_point_takes_the_directory_offline() {
+    let dir = SimDir::new();
+    let directory = directory(&dir);
+    let log = create(&directory, small());
+    log.append(&[batch(&[vec![1; 100]], None)], client()).unwrap();
+    log.append(&[batch(&[vec![2; 100]], None)], client()).unwrap();
+    log.flush().unwrap();
+    directory.checkpoint().unwrap();
+    drop(directory);
+    dir.kill();
+    dir.corrupt("t-0/00000000000000000000.log", 90, 1);
+    let directory = super::directory(&dir);
+    let failed = directory.load("t-0", small(), NOW_MS);
+    assert!(matches!(failed, Err(LogError::Corrupt { position: 0, .. })), "{failed:?}");
+    assert!(directory.failure().is_some());
+}
+
+#[test]
+fn a_full_disk_takes_the_directory_offline_and_loses_nothing() {
+    let dir = SimDir::new();
+    let directory = directory(&dir);
+    let log = create(&directory, small());
+    log.append(&[batch(&[vec![1; 100]], None)], client()).unwrap();
+    log.flush().unwrap();
+    dir.set_capacity(Some(400));
+    let refused = log.append(&[batch(&[vec![2; 1000]], None)], client());
+    assert!(matches!(refused, Err(AppendError::Log(LogError::Storage(_)))));
+    let offline = log.append(&[batch(&[vec![2; 1]], None)], client());
+    assert!(matches!(offline, Err(AppendError::Log(LogError::Offline { .. }))));
+    drop(directory);
+    dir.kill();
+    dir.set_capacity(None);
+    let directory = super::directory(&dir);
+    let (log, recovery) = directory.load("t-0", small(), NOW_MS).unwrap();
+    assert!(recovery.cut.is_some());
+    assert_eq!(read_all(&log), vec![(Offset(0), vec![1; 100])]);
+}
+
+#[test]
+fn retention_and_deleted_records_move_the_start_for_good() {
+    let dir = SimDir::new();
+    let directory = directory(&dir);
+    let log = create(&directory, small());
+    for _ in 0..40 {
+        log.append(&[batch(&[vec![1; 500]], None)], client()).unwrap();
+    }
+    let end = log.log_end_offset();
+    assert_eq!(log.delete_records(Offset(10), end).unwrap(), Offset(10));
+    let beyond = log.delete_records(Offset(41), end);
+    assert!(matches!(beyond, Err(LogError::OffsetOutOfRange { .. })));
+    let mut config = (*small()).clone();
+    config.retention_bytes = 9000;
+    log.set_config(Arc::new(config.clone()));
+    assert!(log.apply_retention(NOW_MS, end).unwrap() > 0);
+    assert!(log.size_bytes() >= 9000);
+    let start = log.log_start_offset();
+    assert!(start > Offset(10));
+    directory.close().unwrap();
+    drop(directory);
+    let directory = super::directory(&dir);
+    let (log, _) = directory.load("t-0", Arc::new(config), NOW_MS).unwrap();
+    assert_eq!(log.log_start_offset(), start);
+    assert_eq!(log.log_end_offset(), end);
+    // All of it has expired in the end; the offsets go on.
+    let week_later = NOW_MS + 8 * 24 * 3600 * 1000;
+    log.apply_retention(week_later, end).unwrap();
+    assert_eq!((log.log_start_offset(), log.log_end_offset()), (end, end));
+}
+
+#[test]
+fn a_timestamp_leads_to_the_first_batch_that_reaches_it() {
+    let directory = directory(&SimDir::new());
+    let log = create(&directory, small());
+    for i in 0..60 {
+        let batch = build(BatchOptions::default(), &[vec![0; 300]], NOW_MS + 10 * i);
+        log.append(&[batch], client()).unwrap();
+    }
+    for i in 0..60 {
+        let found = log.batch_for_timestamp(NOW_MS + 10 * i - 3).unwrap().unwrap();
+        assert_eq!(found.last_offset, Offset(i));
+    }
+    assert!(log.batch_for_timestamp(NOW_MS + 591).unwrap().is_none());
+    assert_eq!(log.max_timestamp().unwrap().offset, Offset(59));
+}
+
+#[test]
+fn leader_epochs_tell_where_each_ended() {
+    let directory = directory(&SimDir::new());
+    let log = create(&directory, small());
+    for epoch in [1, 1, 4, 7] {
+        let how = Append { leader_epoch: LeaderEpoch(epoch), ..client() };
+        log.append(&[batch(&[vec![0]], None)], how).unwrap();
+    }
+    let end = |epoch| log.offset_for_leader_epoch(LeaderEpoch(epoch));
+    assert_eq!(end(1), Some((LeaderEpoch(1), Offset(2))));
+    assert_eq!(end(3), Some((LeaderEpoch(1), Offset(2))));
+    assert_eq!(end(4), Some((LeaderEpoch(4), Offset(3))));
+    assert_eq!(end(7), Some((LeaderEpoch(7), Offset(4))));
+    assert_eq!(end(8), None);
+}
