@@ -4,11 +4,7 @@
 //! caller can load many at once. Invariant: the marker of a clean shutdown is removed, durably,
 //! before the first log is opened for writing, and written again only after all are closed.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -258,9 +254,10 @@ impl LogDirectory {
         let name = log_name(topic, partition);
         if let Some(log) = self.log(topic, partition) {
             if log.topic_id() == TopicId::NONE {
-                self.write_metadata(&name, topic_id)?;
+                // The log may hold flushed records already, so this cannot wait for a flush.
+                let text = encode_partition_metadata(topic_id);
+                self.disk.replace(&format!("{name}/{PARTITION_METADATA}"), text.as_bytes())?;
                 *log.topic_id.write() = topic_id;
-                log.dir_dirty.store(true, Ordering::Release);
             }
             if log.topic_id() == topic_id {
                 return Ok(log);

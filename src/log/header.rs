@@ -12,11 +12,9 @@ pub(crate) const OVERHEAD_BYTES: usize = 12;
 /// Where the part begins that the CRC covers.
 const CRC_FROM: usize = 21;
 
-const COMPRESSION_MASK: i16 = 0x07;
 const LOG_APPEND_TIME: i16 = 0x08;
 const TRANSACTIONAL: i16 = 0x10;
 const CONTROL: i16 = 0x20;
-const DELETE_HORIZON: i16 = 0x40;
 
 /// A batch's fixed part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,10 +109,6 @@ impl Header {
         self.last_offset().plus(1)
     }
 
-    pub(crate) fn compression(&self) -> i16 {
-        self.attributes & COMPRESSION_MASK
-    }
-
     pub(crate) fn is_log_append_time(&self) -> bool {
         self.attributes & LOG_APPEND_TIME != 0
     }
@@ -125,11 +119,6 @@ impl Header {
 
     pub(crate) fn is_control(&self) -> bool {
         self.attributes & CONTROL != 0
-    }
-
-    /// When tombstones of this batch may go; set when compaction first met them (KIP-534).
-    pub(crate) fn delete_horizon_ms(&self) -> Option<i64> {
-        (self.attributes & DELETE_HORIZON != 0).then_some(self.base_timestamp_ms)
     }
 
     pub(crate) fn has_producer(&self) -> bool {

@@ -92,7 +92,7 @@ impl<E: IndexEntry> SparseIndex<E> {
     /// An index whose file holds `len_bytes`; its last entry is read.
     pub(crate) fn load(file: &dyn File, len_bytes: u64) -> std::io::Result<Result<Self, Damage>> {
         let size = E::BYTES as u64;
-        if len_bytes % size != 0 || len_bytes / size > u64::from(u32::MAX) {
+        if !len_bytes.is_multiple_of(size) || len_bytes / size > u64::from(u32::MAX) {
             return Ok(Err(Damage::Format));
         }
         let written = (len_bytes / size) as u32;

@@ -252,14 +252,6 @@ impl Producers {
         active.collect()
     }
 
-    /// The last offset of each producer's newest batch: compaction keeps that batch's header.
-    pub(crate) fn last_offsets(&self) -> BTreeMap<ProducerId, Offset> {
-        let last = self.entries.iter().filter_map(|(producer_id, entry)| {
-            entry.batches.back().map(|batch| (*producer_id, batch.last_offset))
-        });
-        last.collect()
-    }
-
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut body = Vec::with_capacity(4 + self.entries.len() * SNAPSHOT_ENTRY_BYTES);
         body.extend_from_slice(&(self.entries.len() as i32).to_be_bytes());
@@ -289,7 +281,7 @@ impl Producers {
         let stored = u32::from_be_bytes(array(header, 2));
         if i16::from_be_bytes(array(header, 0)) != SNAPSHOT_VERSION
             || entries.len() / SNAPSHOT_ENTRY_BYTES != count
-            || entries.len() % SNAPSHOT_ENTRY_BYTES != 0
+            || !entries.len().is_multiple_of(SNAPSHOT_ENTRY_BYTES)
         {
             return Err(Damage::Format);
         }

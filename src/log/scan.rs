@@ -104,10 +104,6 @@ impl Scan {
         self.position += len as u64;
         Ok(Some((found, &self.buffer[start..start + len])))
     }
-
-    pub(crate) fn position(&self) -> u64 {
-        self.position
-    }
 }
 
 impl Iterator for Scan {

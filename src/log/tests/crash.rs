@@ -48,7 +48,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let dir = SimDir::new();
-        let directory = super::directory(&dir);
+        let directory = directory(&dir);
         let log = create(&directory, small());
         Self { dir, directory: Some(directory), log, model: Model::default() }
     }
@@ -108,7 +108,7 @@ impl World {
     }
 
     fn reopen(&mut self) {
-        let directory = super::directory(&self.dir);
+        let directory = directory(&self.dir);
         self.log = match directory.found().first().cloned() {
             Some(name) => directory.load(&name, small(), NOW_MS).unwrap().0,
             None => create(&directory, small()),
