@@ -23,6 +23,7 @@
 mod brokers;
 mod configs;
 mod draft;
+pub mod driver;
 mod election;
 mod features;
 mod isr;

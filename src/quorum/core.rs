@@ -222,6 +222,8 @@ pub struct Core {
     /// Entries handed out and not applied yet: (index, size).
     unapplied: VecDeque<(u64, u64)>,
     unapplied_bytes: u64,
+    /// The snapshot that is being installed.
+    installing: Option<u64>,
     effects: Effects,
 }
 
@@ -269,6 +271,7 @@ impl Core {
             durable_vote,
             unapplied: VecDeque::new(),
             unapplied_bytes: 0,
+            installing: None,
             effects: Effects::default(),
             raw,
             config,
@@ -341,6 +344,13 @@ impl Core {
         self.is_leader() && self.raw.raft.commit_to_current_term()
     }
 
+    /// Whether a snapshot is being installed. Until that is applied another one is not taken, and must
+    /// not be staged.
+    #[must_use]
+    pub const fn is_installing(&self) -> bool {
+        self.installing.is_some()
+    }
+
     fn is_sole_voter(&self) -> bool {
         self.configuration.is_sole_voter(self.config.peer_id)
     }
@@ -368,6 +378,9 @@ impl Core {
             && message.commit > self.raw.raft.raft_log.last_index();
         if kind == MessageType::MsgPropose || message.to != self.config.peer_id || past_log {
             return Err(CoreError::BadMessage(kind, message.from));
+        }
+        if kind == MessageType::MsgSnapshot && self.is_installing() {
+            return Ok(());
         }
         let is_append = kind == MessageType::MsgAppend && !message.entries.is_empty();
         if is_append && self.unapplied_bytes > self.config.apply_backlog_max_bytes {
@@ -490,6 +503,7 @@ impl Core {
         while let Some((_, size)) = self.unapplied.pop_front_if(|(first, _)| *first <= index) {
             self.unapplied_bytes -= size;
         }
+        self.installing = self.installing.filter(|installing| *installing > index);
         if index > self.raw.raft.raft_log.applied {
             self.raw.advance_apply_to(index);
         }
@@ -545,6 +559,7 @@ impl Core {
         let is_write = write.is_some();
         self.raw.advance_append_async(ready);
         if let Some(point) = &install {
+            self.installing = Some(point.index);
             self.configuration = point.configuration.clone();
         }
         self.pending.push_back(Pending { number, is_write, messages, install, vote });

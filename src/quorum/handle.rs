@@ -14,6 +14,7 @@ use super::{
     machine::Machine,
     raftpb::{Message, StateRole},
 };
+use crate::metadata::MetadataImage;
 
 /// Why a proposal has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -80,7 +81,7 @@ impl Status {
 
 /// What a subscriber is told.
 #[derive(Debug)]
-pub enum Update<M: Machine> {
+pub enum Update<M: Machine = MetadataImage> {
     /// The whole image: at the start, after a snapshot, and where deltas were lost.
     Image {
         /// Index of the last entry in it.
@@ -144,7 +145,7 @@ pub struct Speculation {
 }
 
 /// A handle on the quorum; cheap to clone.
-pub struct Handle<M: Machine> {
+pub struct Handle<M: Machine = MetadataImage> {
     pub(super) shared: Arc<Shared<M>>,
     pub(super) commands: mpsc::Sender<Command>,
 }
@@ -253,7 +254,7 @@ impl<M: Machine> Handle<M> {
 
 /// Follows the image. Holds a bounded number of deltas back for a slow reader.
 #[derive(Debug)]
-pub struct Subscription<M: Machine> {
+pub struct Subscription<M: Machine = MetadataImage> {
     shared: Arc<Shared<M>>,
     updates: broadcast::Receiver<Update<M>>,
     seen: Option<u64>,

@@ -35,6 +35,7 @@ pub mod core;
 pub mod driver;
 pub mod handle;
 mod identity;
+mod image;
 mod log_view;
 mod logger;
 mod machine;

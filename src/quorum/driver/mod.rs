@@ -176,7 +176,7 @@ impl fmt::Debug for Environment {
 
 /// A running quorum.
 #[derive(Debug)]
-pub struct Quorum<M: Machine> {
+pub struct Quorum<M: Machine = crate::metadata::MetadataImage> {
     handle: Handle<M>,
     tasks: Vec<JoinHandle<()>>,
     environment: Environment,

@@ -206,10 +206,10 @@ impl<M: Machine> Turn<M> {
 
     fn propose(&mut self, data: Vec<u8>, speculation: Option<Speculation>, done: ProposeDone) {
         let result = match speculation {
+            Some(s) if s.term != self.core.term() => Err(ProposeError::NotLeader),
             Some(s) if self.refused.is_some_and(|refused| s <= refused) => {
                 Err(ProposeError::Superseded)
             }
-            Some(s) if s.term != self.core.term() => Err(ProposeError::NotLeader),
             _ => self.core.propose(data).map_err(|error| match error {
                 CoreError::Busy => ProposeError::Busy,
                 CoreError::TooLarge { .. } => ProposeError::TooLarge,

@@ -165,6 +165,7 @@ pub trait Store: Send + Sync + 'static {
     fn read_image(&self, sink: &mut dyn ImageSink) -> Result<(), StoreError>;
 
     /// Adds to the image that is to be installed; `first` forgets what was staged before. Not synced.
+    /// Must not be called while a snapshot is being installed.
     ///
     /// # Errors
     /// After any the store must not be used again.
