@@ -37,6 +37,8 @@ tool() {
   timeout 90 java -XX:TieredStopAtLevel=1 -Xshare:auto -cp "$lib/*" "$class" "$@"
 }
 
+# A JVM takes longer to start than a change takes to reach every node, so nothing here waits for one.
+#
 # has TEXT: fails, and shows what came, unless standard input holds this text.
 has() {
   cat >"$work/has"
