@@ -16,6 +16,17 @@ pub enum SecurityProtocol {
 }
 
 impl SecurityProtocol {
+    /// Kafka's number.
+    #[must_use]
+    pub const fn wire(self) -> i16 {
+        match self {
+            Self::Plaintext => 0,
+            Self::Ssl => 1,
+            Self::SaslPlaintext => 2,
+            Self::SaslSsl => 3,
+        }
+    }
+
     /// The protocol of this name.
     pub fn from_name(name: &str) -> Option<Self> {
         match name {

@@ -55,6 +55,7 @@ use crate::{
 
 use brokers::Lease;
 pub use draft::{ENTRY_MAX_BYTES, Refusal};
+pub(crate) use topics::illegal as illegal_topic_name;
 
 /// What the active controller is asked to do.
 #[derive(Debug, Clone, PartialEq)]

@@ -150,7 +150,7 @@ fn validate_name(image: &MetadataImage, name: &str) -> Result<(), Refusal> {
 }
 
 /// Why `name` can be no topic's, if it cannot.
-fn illegal(name: &str) -> Option<String> {
+pub(crate) fn illegal(name: &str) -> Option<String> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if name.is_empty() {
         Some("the empty string is not allowed".to_owned())

@@ -28,6 +28,7 @@ pub mod records;
 mod store;
 
 pub use delta::{MetadataDelta, TopicDelta};
+pub(crate) use image::is_internal;
 pub use image::{
     Broker, ConfigResource, ConfigResourceType, MetadataImage, Overrides, Partition, Topic,
     directory,
