@@ -1,1 +1,27 @@
 //! Partitions: leader state, high watermarks, waiting requests.
+//!
+//! State: for each replica of this node a [`Partition`], which joins a log with what its
+//! leader knows ([`leader`], a core without I/O) and with the requests that wait for it
+//! ([`waiting`]). [`Partitions`] holds all of them and follows the metadata image.
+//!
+//! Invariants:
+//! - Batches of one connection are appended in the order in which they arrived.
+//! - No lock is held over a write or a flush: one appender and one flusher at a time work for all
+//!   who wait (group commit).
+//! - Consumers see nothing at or beyond the high watermark.
+//!
+//! Must not: propose metadata changes by itself, or decode records.
+//!
+//! References: KIP-101, KIP-966; Kafka's design, "Replication".
+
+mod internal_log;
+mod leader;
+mod manager;
+mod partition;
+mod waiting;
+
+pub use internal_log::InternalLog;
+pub use manager::{OpenError, Partitions, PartitionsConfig};
+pub(crate) use partition::WaitGuard;
+pub use partition::{Acks, AppendError, Appended, FetchError, Fetched, Isolation, Partition};
+pub(crate) use waiting::FetchWait;
