@@ -1,0 +1,154 @@
+//! Produce.
+//!
+//! The appends happen at once, in the order of the requests; the acknowledgement comes when the
+//! partitions say so.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::{self, Either};
+use kafka_protocol::messages::{
+    ProduceRequest, ProduceResponse, TopicName,
+    produce_response::{LeaderIdAndEpoch, PartitionProduceResponse, TopicProduceResponse},
+};
+use tokio::{sync::oneshot, time};
+
+use super::{Context, error::WireError, topics::TopicRef};
+use crate::{
+    base::PartitionIndex,
+    log::Origin,
+    protocol::ResponseError,
+    replication::{Acks, AppendError, Appended},
+};
+
+type Outcome = oneshot::Receiver<Result<Appended, AppendError>>;
+
+/// One partition's part of a request, appended or refused.
+struct Started {
+    topic: TopicRef,
+    partition: PartitionIndex,
+    outcome: Result<Outcome, WireError>,
+}
+
+/// Appends what a request brings. The returned future completes with the response; none is due for
+/// `acks=0`, where `Err` says that the client must learn of a failure by the end of its connection.
+pub(super) fn start(
+    context: &Context,
+    request: ProduceRequest,
+    version: i16,
+) -> impl Future<Output = Result<Option<ProduceResponse>, AppendFailed>> + Send + 'static {
+    let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+    let acks = match request.acks {
+        0 => Ok(Acks::None),
+        1 => Ok(Acks::Leader),
+        -1 => Ok(Acks::All),
+        _ => Err(WireError::from(ResponseError::InvalidRequiredAcks)),
+    };
+    let silent = request.acks == 0;
+    let mut started = Vec::new();
+    for topic in request.topic_data {
+        let reference = context.topic_ref(version >= 13, topic.topic_id, &topic.name);
+        for data in topic.partition_data {
+            let partition = PartitionIndex(data.index);
+            let outcome = acks.clone().and_then(|acks| {
+                append(context, &reference, partition, data.records, version, acks)
+            });
+            started.push(Started { topic: reference.clone(), partition, outcome });
+        }
+    }
+    let context = context.clone();
+    async move {
+        let deadline = time::sleep(timeout);
+        tokio::pin!(deadline);
+        let mut topics: Vec<TopicProduceResponse> = Vec::new();
+        let mut failed = false;
+        for Started { topic, partition, outcome } in started {
+            let outcome = match outcome {
+                Err(error) => Err(error),
+                Ok(outcome) => match future::select(outcome, deadline.as_mut()).await {
+                    Either::Left((Ok(Ok(appended)), _)) => Ok(appended),
+                    Either::Left((Ok(Err(error)), _)) => Err(WireError::from(&error)),
+                    Either::Left((Err(_), _)) => Err(ResponseError::NotLeaderOrFollower.into()),
+                    Either::Right(_) => Err(WireError::new(
+                        ResponseError::RequestTimedOut,
+                        "the replicas did not acknowledge in time; the records may be kept",
+                    )),
+                },
+            };
+            failed |= outcome.is_err();
+            let answer = answer(&context, &topic, partition, outcome);
+            match topics.last_mut() {
+                Some(last) if topic.names(&last.name, last.topic_id) => {
+                    last.partition_responses.push(answer);
+                }
+                _ => topics.push(
+                    TopicProduceResponse::default()
+                        .with_name(TopicName(topic.name.clone()))
+                        .with_topic_id(topic.id.0)
+                        .with_partition_responses(vec![answer]),
+                ),
+            }
+        }
+        match (silent, failed) {
+            (false, _) => Ok(Some(ProduceResponse::default().with_responses(topics))),
+            (true, false) => Ok(None),
+            (true, true) => Err(AppendFailed),
+        }
+    }
+}
+
+/// An append with `acks=0` failed.
+#[derive(Debug)]
+pub(super) struct AppendFailed;
+
+fn append(
+    context: &Context,
+    topic: &TopicRef,
+    index: PartitionIndex,
+    records: Option<Bytes>,
+    version: i16,
+    acks: Acks,
+) -> Result<Outcome, WireError> {
+    let partition = context.leader_partition(topic, index)?;
+    if topic.is_internal() {
+        return Err(WireError::new(
+            ResponseError::InvalidTopicException,
+            format!("{} is written by the cluster only", topic.name),
+        ));
+    }
+    let now_ms = context.clock.wall_ms();
+    let batch = super::validate::produced(records, version, &partition.config(), now_ms)?;
+    Ok(partition.append(vec![batch], acks, Origin::Client))
+}
+
+fn answer(
+    context: &Context,
+    topic: &TopicRef,
+    partition: PartitionIndex,
+    outcome: Result<Appended, WireError>,
+) -> PartitionProduceResponse {
+    let response = PartitionProduceResponse::default().with_index(partition.0);
+    match outcome {
+        Ok(appended) => response
+            .with_base_offset(appended.base_offset.0)
+            .with_log_append_time_ms(appended.log_append_time_ms.unwrap_or(-1))
+            .with_log_start_offset(appended.log_start_offset.0),
+        Err(error) => {
+            let moved = error.code == ResponseError::NotLeaderOrFollower;
+            let response = response
+                .with_error_code(error.code.code())
+                .with_base_offset(-1)
+                .with_log_append_time_ms(-1)
+                .with_log_start_offset(-1)
+                .with_error_message(error.message.map(Into::into));
+            match context.current_leader(topic, partition).filter(|_| moved) {
+                Some((leader, epoch)) => response.with_current_leader(
+                    LeaderIdAndEpoch::default()
+                        .with_leader_id(leader.wire().into())
+                        .with_leader_epoch(epoch.0),
+                ),
+                None => response,
+            }
+        }
+    }
+}
