@@ -2,7 +2,10 @@
 
 use std::{io, path::PathBuf};
 
-use crate::client::{BatchError, ClientError};
+use crate::{
+    client::{BatchError, ClientError},
+    node::ProcessError,
+};
 
 /// A failed command.
 #[derive(Debug, thiserror::Error)]
@@ -46,9 +49,12 @@ pub(super) enum Failure {
     /// A benchmark could not go on.
     #[error("the measurement stopped: {0}")]
     Bench(#[source] ClientError),
-    /// A command that this build does not have.
-    #[error("this build has no '{0}' yet")]
-    NotBuilt(&'static str),
+    /// A node does not start, or did not end in order.
+    #[error(transparent)]
+    Node(#[from] ProcessError),
+    /// Several nodes form no cluster yet.
+    #[error("nodes do not form a cluster yet: --nodes takes 1")]
+    OneNodeOnly,
 }
 
 impl Failure {
@@ -58,7 +64,10 @@ impl Failure {
 
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Client(ClientError::Address(_)) => 2,
+            Self::Usage(_)
+            | Self::OneNodeOnly
+            | Self::Client(ClientError::Address(_))
+            | Self::Node(ProcessError::Config(_)) => 2,
             Self::Client(error) | Self::Bench(error) if error.is_unreachable() => 3,
             Self::Partial { unreachable: true, .. } => 3,
             _ => 1,

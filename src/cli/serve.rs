@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::failure::Failure;
+use crate::node;
 
 /// Arguments of `server`.
 #[derive(Debug, Clone, Args)]
@@ -34,10 +35,24 @@ pub struct DevArgs {
     pub http_port: u16,
 }
 
-pub(super) fn server(_: ServerArgs) -> Result<(), Failure> {
-    Err(Failure::NotBuilt("server"))
+pub(super) fn server(args: ServerArgs) -> Result<(), Failure> {
+    Ok(node::server(&args.config, announce)?)
 }
 
-pub(super) fn dev(_: DevArgs) -> Result<(), Failure> {
-    Err(Failure::NotBuilt("dev"))
+pub(super) fn dev(args: DevArgs) -> Result<(), Failure> {
+    if args.nodes > 1 {
+        return Err(Failure::OneNodeOnly);
+    }
+    let node = node::DevNode {
+        directory: args.dir,
+        kafka_port: args.kafka_port,
+        cluster_port: args.cluster_port,
+        http_port: args.http_port,
+    };
+    Ok(node::dev(&node, announce)?)
+}
+
+/// Tells a script that clients are served.
+fn announce(servers: &str) {
+    println!("ready: bootstrap servers {servers}");
 }

@@ -1,1 +1,344 @@
 //! The composition root: puts a whole node together from its parts and seams.
+//!
+//! [`Node::start`] takes everything that touches the world as an argument ([`Seams`] and the
+//! listeners), so that a simulation starts the very node that a process does.
+//!
+//! Order of the start: directories, quorum, controller, logs, listeners, registration. Clients are
+//! served from when the node's own registration is unfenced. Order of the stop: the other way round.
+
+mod broker;
+mod directories;
+mod follow;
+mod maintenance;
+mod process;
+
+use std::{io, sync::Arc, time::Duration};
+
+use rand::{
+    Rng, RngExt, SeedableRng,
+    rngs::{SmallRng, StdRng},
+};
+use tokio::{sync::watch, task::JoinSet, time};
+use tracing::{info, warn};
+
+use crate::{
+    api::{Api, Context, ContextParts, Published},
+    base::{Blocking, BlockingStopped, Clock, ClusterId, DirectoryId, NodeId},
+    config::{BrokerConfig, NodeConfig},
+    controller::{self, Controller, driver},
+    coordinator::{self, Runtime},
+    group::{self, GroupShard, Groups},
+    log::{Dir, LogError, OpenError},
+    metadata::{MetadataImage, features},
+    net::{Limits, Listener, Server},
+    quorum::{
+        self, Bootstrap, Environment, FatalHook, Member, NoPeers, ProposeError, Quorum,
+        QuorumConfig, Store,
+    },
+    replication::{self, Partitions, PartitionsConfig},
+};
+
+pub use process::{DevNode, ProcessError, dev, server};
+
+/// Everything through which a node touches the world, its listeners apart.
+pub struct Seams {
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// The log directories, in the order of `log.dirs`.
+    pub directories: Vec<Arc<dyn Dir>>,
+    /// The durable state of the metadata quorum.
+    pub store: Arc<dyn Store>,
+    /// Where log files are handled.
+    pub log_io: Blocking,
+    /// Where the quorum's store is handled; a pool of its own, so that flushes do not delay it.
+    pub quorum_io: Blocking,
+    /// Everything random is drawn from generators with this seed.
+    pub seed: u64,
+    /// What to do when the quorum cannot go on.
+    pub fatal: FatalHook,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A log directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] OpenError),
+    /// A log directory failed while the node noted whose it is.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A log directory belongs to another node.
+    #[error(
+        "log directory {location} belongs to node {found}, but this is node {node}: set node.id to \
+         {found}, or log.dirs to another directory"
+    )]
+    ForeignNode {
+        /// The directory.
+        location: String,
+        /// Whose it is.
+        found: NodeId,
+        /// Who asks.
+        node: NodeId,
+    },
+    /// A log directory belongs to another cluster.
+    #[error("log directory {location} belongs to cluster {found}, but this is cluster {cluster}")]
+    ForeignCluster {
+        /// The directory.
+        location: String,
+        /// Whose it is.
+        found: ClusterId,
+        /// Who asks.
+        cluster: ClusterId,
+    },
+    /// The quorum does not start.
+    #[error("the metadata quorum does not start")]
+    Quorum(#[from] quorum::StartError),
+    /// The first entry of a new cluster was not taken.
+    #[error("the cluster could not be bootstrapped")]
+    Bootstrap(#[from] ProposeError),
+    /// The partitions could not be opened.
+    #[error(transparent)]
+    Partitions(#[from] replication::OpenError),
+    /// The controller refused this node.
+    #[error(transparent)]
+    Registration(#[from] broker::RegistrationError),
+    /// A listener does not know its address.
+    #[error("listener {name} does not say where it listens")]
+    Listener {
+        /// Its name.
+        name: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A pool has stopped.
+    #[error(transparent)]
+    Pool(#[from] BlockingStopped),
+}
+
+/// How long a stopping node waits for requests under way.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// A node that serves clients.
+pub struct Node {
+    context: Context,
+    quorum: Quorum,
+    server: Arc<Server<Api>>,
+    tasks: JoinSet<()>,
+    listening: JoinSet<()>,
+    stopping: watch::Sender<bool>,
+    log_io: Blocking,
+    endpoints: Vec<broker::Endpoint>,
+}
+
+impl Node {
+    /// Starts a node that serves clients on `listeners`, named as in its configuration. Returns once
+    /// it does. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start<L: Listener>(
+        config: Arc<NodeConfig>,
+        seams: Seams,
+        listeners: Vec<(String, L)>,
+    ) -> Result<Self, StartError> {
+        let mut rng = StdRng::seed_from_u64(seams.seed);
+        let endpoints = broker::endpoints(&config, &listeners)?;
+        let directories =
+            directories::open(&config, &seams.directories, &seams.log_io, &mut rng).await?;
+        let member = Member { node_id: config.node_id, directory_id: directories[0].id };
+        let quorum = start_quorum(member, &directories, &seams, &mut rng).await?;
+        let handle = quorum.handle();
+        directories::claim(&directories, &handle.status().identity, &seams.log_io).await?;
+
+        let (driver, controller) = driver::driver(
+            handle.clone(),
+            activation(&config),
+            SmallRng::seed_from_u64(rng.random()),
+        );
+        let mut tasks = JoinSet::new();
+        tasks.spawn(driver.run());
+
+        let image = handle.image();
+        let was_clean = directories.iter().all(|directory| directory.log.was_clean());
+        let partitions = Arc::new(Partitions::new(PartitionsConfig {
+            node: Arc::clone(&config),
+            directories: directories.iter().map(|one| Arc::clone(&one.log)).collect(),
+            clock: Arc::clone(&seams.clock),
+            blocking: seams.log_io.clone(),
+        }));
+        let mut follow = handle.subscribe();
+        partitions
+            .open(&image, |opened, of| {
+                if opened == of || opened % 1_024 == 0 {
+                    info!(opened, of, "open logs");
+                }
+            })
+            .await?;
+
+        let context = Context::new(ContextParts {
+            node: Arc::clone(&config),
+            clock: Arc::clone(&seams.clock),
+            published: Published::new(image),
+            quorum: handle,
+            controller,
+            partitions: Arc::clone(&partitions),
+            groups: groups(&config, &seams, &mut rng),
+            seed: rng.random(),
+        });
+        let (stopping, stop) = watch::channel(false);
+        let followed = follow::start(&mut follow, &context).await?;
+        tasks.spawn(follow::run(follow, followed, context.clone()));
+        tasks.spawn(maintenance::run(context.clone(), stop.clone()));
+
+        let registration = broker::Registration {
+            endpoints: endpoints.clone(),
+            directories: directories.iter().map(|one| one.id).collect(),
+            incarnation: rng_uuid(&mut rng),
+            was_clean,
+        };
+        let registered = broker::register(&context, &registration).await?;
+        tasks.spawn(broker::heartbeat(context.clone(), registration, registered, stop));
+
+        let server = Arc::new(Server::new(
+            Arc::new(Api::new(context.clone())),
+            limits(&context.broker_config()),
+            seams.log_io.clone(),
+        ));
+        let mut listening = JoinSet::new();
+        for (name, listener) in listeners {
+            let server = Arc::clone(&server);
+            listening.spawn(async move {
+                if let Err(error) = server.serve(listener, &name).await {
+                    warn!(listener = name, %error, "a listener has ended");
+                }
+            });
+        }
+        let log_io = seams.log_io;
+        Ok(Self { context, quorum, server, tasks, listening, stopping, log_io, endpoints })
+    }
+
+    /// Where clients reach it, as it told the cluster.
+    pub fn bootstrap_servers(&self) -> impl Iterator<Item = String> {
+        self.endpoints.iter().map(|endpoint| format!("{}:{}", endpoint.host, endpoint.port))
+    }
+
+    /// What its answers are made of.
+    #[must_use]
+    pub const fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Ends in order: requests under way are answered, logs closed, so that the next start has
+    /// nothing to recover.
+    ///
+    /// # Errors
+    /// Where the quorum's store cannot be synced; nothing acknowledged depends on that.
+    pub async fn stop(mut self) -> Result<(), StartError> {
+        info!("stop");
+        self.stopping.send_replace(true);
+        self.server.stop(DRAIN);
+        let drained = async { while self.listening.join_next().await.is_some() {} };
+        if time::timeout(DRAIN * 2, drained).await.is_err() {
+            warn!("connections did not end in time");
+        }
+        self.context.groups.shut_down();
+        self.tasks.shutdown().await;
+        let partitions = Arc::clone(&self.context.partitions);
+        self.log_io.run(move || partitions.close()).await?;
+        self.quorum.stop().await?;
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("endpoints", &self.endpoints).finish_non_exhaustive()
+    }
+}
+
+fn rng_uuid(rng: &mut impl Rng) -> uuid::Uuid {
+    let mut bytes = [0; 16];
+    rng.fill_bytes(&mut bytes);
+    uuid::Builder::from_random_bytes(bytes).into_uuid()
+}
+
+async fn start_quorum(
+    member: Member,
+    directories: &[directories::Directory],
+    seams: &Seams,
+    rng: &mut StdRng,
+) -> Result<Quorum, StartError> {
+    let known = directories.iter().find_map(|one| one.log.meta()?.cluster_id);
+    let cluster_id = known.unwrap_or_else(|| ClusterId(rng_uuid(rng)));
+    let mut config = QuorumConfig::new(member, rng.random());
+    config.cluster_id = known;
+    let environment = Environment {
+        store: Arc::clone(&seams.store),
+        blocking: seams.quorum_io.clone(),
+        peers: Arc::new(NoPeers),
+        fatal: Arc::clone(&seams.fatal),
+    };
+    let quorum: Quorum =
+        Quorum::start(config, Some(Bootstrap::single(member, cluster_id)), environment).await?;
+    let handle = quorum.handle();
+    // Cannot fail: the sender lives in the quorum.
+    let _ = handle.watch_status().wait_for(|status| status.is_leader()).await;
+    if handle.image().cluster_id().is_none() {
+        let cluster_id = handle.status().identity.cluster_id;
+        info!(%cluster_id, "bootstrap a cluster of one node");
+        handle.propose(features::bootstrap(cluster_id).encode(), None).await?;
+    }
+    Ok(quorum)
+}
+
+/// Makes the controller's core whenever this node becomes the active controller.
+fn activation(config: &NodeConfig) -> impl FnMut(&MetadataImage, u64) -> Controller + Send + use<> {
+    let config = controller::Config { node: config.node_id, file: config.settings.clone() };
+    move |image, now_ms| Controller::activate(config.clone(), image, now_ms)
+}
+
+fn groups(config: &NodeConfig, seams: &Seams, rng: &mut StdRng) -> Groups {
+    let broker = BrokerConfig::resolve(config.layers(&(), &()));
+    let millis = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+    let config = Arc::new(group::Config {
+        initial_rebalance_delay_ms: broker.group_initial_rebalance_delay_ms,
+        min_session_timeout_ms: broker.group_min_session_timeout_ms,
+        max_session_timeout_ms: broker.group_max_session_timeout_ms,
+        max_size: broker.group_max_size,
+        offset_metadata_max_bytes: usize::try_from(broker.offset_metadata_max_bytes).unwrap_or(0),
+        offsets_retention: millis(i64::from(broker.offsets_retention_minutes) * 60_000),
+        offsets_retention_check_interval: millis(broker.offsets_retention_check_interval_ms),
+        commit_timeout: millis(i64::from(broker.offsets_commit_timeout_ms)),
+        ..group::Config::default()
+    });
+    let settings = coordinator::Settings {
+        load_bytes: usize::try_from(broker.offsets_load_buffer_size_bytes).unwrap_or(5 << 20),
+        ..coordinator::Settings::default()
+    };
+    let (seed, shard_config) = (rng.random::<u64>(), Arc::clone(&config));
+    let runtime = Runtime::new(settings, Arc::clone(&seams.clock), move |partition| {
+        let shard_seed = seed.wrapping_add(u64::from(partition.0.unsigned_abs()));
+        GroupShard::new(Arc::clone(&shard_config), StdRng::seed_from_u64(shard_seed))
+    });
+    Groups::new(runtime, config)
+}
+
+fn limits(config: &BrokerConfig) -> Limits {
+    let count = |value: i32| usize::try_from(value).unwrap_or(0);
+    let defaults = Limits::default();
+    Limits {
+        request_max_bytes: count(config.socket_request_max_bytes),
+        max_connections: count(config.max_connections),
+        max_connections_per_ip: count(config.max_connections_per_ip),
+        max_idle: u64::try_from(config.connections_max_idle_ms)
+            .map_or(Duration::MAX, Duration::from_millis),
+        request_memory_bytes: usize::try_from(config.queued_max_request_bytes)
+            .unwrap_or(usize::MAX >> 4),
+        ..defaults
+    }
+}
+
+/// An id for a directory that was never used.
+fn new_directory_id(rng: &mut impl Rng) -> DirectoryId {
+    DirectoryId(rng_uuid(rng))
+}

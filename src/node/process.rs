@@ -1,0 +1,215 @@
+//! A node as a process: `ottla server` and `ottla dev`.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{SocketAddr, ToSocketAddrs},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rand::{TryRng, rngs::SysRng};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+
+use super::{Node, Seams, StartError};
+use crate::{
+    base::{Blocking, SystemClock},
+    config::{LoadError, NodeConfig},
+    log::{Dir, StdDir},
+    net::TcpListener,
+    quorum::{Fatal, FatalHook, RocksStore, StoreError},
+};
+
+/// Threads that flush, open and clean logs. Flushes of several logs overlap in the file system's
+/// journal, so more threads than cores pay off.
+const LOG_THREADS: usize = 8;
+/// The quorum's calls take turns of up to three.
+const QUORUM_THREADS: usize = 3;
+/// Jobs that may wait for a thread.
+const QUEUE: usize = 1_024;
+/// The metadata quorum's store, within the first log directory.
+const QUORUM_DIRECTORY: &str = "quorum";
+
+/// Why a process does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// The configuration is not usable.
+    #[error(transparent)]
+    Config(#[from] LoadError),
+    /// The system refuses something that every node needs.
+    #[error("cannot {what}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A log directory cannot be made.
+    #[error("cannot use {path} as a log directory")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The metadata store cannot be opened.
+    #[error("cannot open the metadata store {path}")]
+    Store {
+        /// Its directory.
+        path: PathBuf,
+        /// Why.
+        source: StoreError,
+    },
+    /// A listener's address cannot be had.
+    #[error("cannot listen on {address}: is another process using the port?")]
+    Bind {
+        /// The address.
+        address: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The node does not start.
+    #[error("the node does not start")]
+    Start(#[source] Box<StartError>),
+}
+
+/// A node for development.
+#[derive(Debug, Clone)]
+pub struct DevNode {
+    /// Where its data lie.
+    pub directory: PathBuf,
+    /// Where clients connect.
+    pub kafka_port: u16,
+    /// Where other nodes connect.
+    pub cluster_port: u16,
+    /// Where operators look.
+    pub http_port: u16,
+}
+
+/// Serves as the file `config` says, until SIGTERM or SIGINT. `ready` hears of it once clients are
+/// served, with the addresses they reach the node under.
+///
+/// # Errors
+/// See [`ProcessError`].
+pub fn server(config: &Path, ready: impl FnOnce(&str)) -> Result<(), ProcessError> {
+    run(NodeConfig::load(config)?, ready)
+}
+
+/// Serves a node for development, on loopback, until SIGTERM or SIGINT.
+///
+/// # Errors
+/// See [`ProcessError`].
+pub fn dev(node: &DevNode, ready: impl FnOnce(&str)) -> Result<(), ProcessError> {
+    let listener = |port: u16| format!("127.0.0.1:{port}");
+    let settings = [
+        ("node.id", "1".to_owned()),
+        ("log.dirs", node.directory.display().to_string()),
+        ("listeners", format!("PLAINTEXT://{}", listener(node.kafka_port))),
+        ("ottla.cluster.listener", listener(node.cluster_port)),
+        ("ottla.http.listener", listener(node.http_port)),
+        // One node can hold one replica.
+        ("offsets.topic.replication.factor", "1".to_owned()),
+        // A developer does not wait three seconds for the first member of a group.
+        ("group.initial.rebalance.delay.ms", "0".to_owned()),
+    ];
+    let settings: BTreeMap<String, String> =
+        settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    run(NodeConfig::from_settings(settings)?, ready)
+}
+
+fn run(config: NodeConfig, ready: impl FnOnce(&str)) -> Result<(), ProcessError> {
+    for warning in &config.warnings {
+        warn!(key = warning.name, line = warning.line, "this key has no effect yet");
+    }
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| ProcessError::System { what: "start the runtime", source })?;
+    runtime.block_on(serve(Arc::new(config), ready))
+}
+
+async fn serve(config: Arc<NodeConfig>, ready: impl FnOnce(&str)) -> Result<(), ProcessError> {
+    let system = |what| move |source| ProcessError::System { what, source };
+    // Before anything is written, so that a signal during the start ends it in order.
+    let mut terminate = signal(SignalKind::terminate()).map_err(system("await SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("await SIGINT"))?;
+    let listeners = bind(&config)?;
+    let seams = seams(&config)?;
+    let start = Node::start(Arc::clone(&config), seams, listeners);
+    let node = tokio::select! {
+        node = start => node.map_err(|error| ProcessError::Start(Box::new(error)))?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let servers: Vec<_> = node.bootstrap_servers().collect();
+    info!(node_id = %config.node_id, servers = servers.join(","), "ready");
+    ready(&servers.join(","));
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    node.stop().await.map_err(|error| ProcessError::Start(Box::new(error)))
+}
+
+fn bind(config: &NodeConfig) -> Result<Vec<(String, TcpListener)>, ProcessError> {
+    let mut listeners = Vec::with_capacity(config.listeners.len());
+    for listener in &config.listeners {
+        let host = if listener.host.is_empty() { "0.0.0.0" } else { &listener.host };
+        let address = format!("{host}:{}", listener.port);
+        let error = |source| ProcessError::Bind { address: address.clone(), source };
+        let resolved = resolve(host, listener.port).map_err(error)?;
+        listeners.push((listener.name.clone(), TcpListener::bind(resolved).map_err(error)?));
+    }
+    Ok(listeners)
+}
+
+fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
+    let mut addresses = (host, port).to_socket_addrs()?;
+    addresses.next().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+}
+
+fn seams(config: &NodeConfig) -> Result<Seams, ProcessError> {
+    let system = |what| move |source| ProcessError::System { what, source };
+    let mut directories: Vec<Arc<dyn Dir>> = Vec::with_capacity(config.data_dirs.len());
+    for path in &config.data_dirs {
+        let dir = StdDir::create(path)
+            .map_err(|source| ProcessError::Directory { path: path.clone(), source })?;
+        directories.push(Arc::new(dir));
+    }
+    let path = config.data_dirs[0].join(QUORUM_DIRECTORY);
+    let store = RocksStore::open(&path).map_err(|source| ProcessError::Store { path, source })?;
+    let threads = "start threads for files";
+    let seed =
+        SysRng.try_next_u64().map_err(|error| system("draw a seed")(io::Error::other(error)))?;
+    Ok(Seams {
+        clock: Arc::new(SystemClock),
+        directories,
+        store: Arc::new(store),
+        log_io: Blocking::threads("ottla-log", LOG_THREADS, QUEUE).map_err(system(threads))?,
+        quorum_io: Blocking::threads("ottla-quorum", QUORUM_THREADS, QUEUE)
+            .map_err(system(threads))?,
+        seed,
+        fatal: end_the_process(),
+    })
+}
+
+/// What was promised to be durable may not be: nothing may be answered any more.
+fn end_the_process() -> FatalHook {
+    Arc::new(|fatal: Fatal| {
+        let source = std::error::Error::source(&fatal).map(ToString::to_string);
+        error!(%fatal, source, "the metadata quorum cannot go on; the process ends");
+        std::process::abort();
+    })
+}
+
+/// Thousands of partitions and connections need more files than the usual soft limit.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        warn!(%error, "the limit of open files stays as it is");
+    }
+}
