@@ -118,8 +118,8 @@ impl FetchSessions {
         Self { limits, inner: Mutex::new(inner) }
     }
 
-    /// How many sessions are open.
-    pub(crate) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.inner.lock().sessions.len()
     }
 

@@ -1,6 +1,6 @@
 //! `server` and `dev`: hands over to the node.
 
-use std::path::PathBuf;
+use std::{io::Write as _, path::PathBuf};
 
 use clap::Args;
 
@@ -52,7 +52,8 @@ pub(super) fn dev(args: DevArgs) -> Result<(), Failure> {
     Ok(node::dev(&node, announce)?)
 }
 
-/// Tells a script that clients are served.
+/// Tells a script that clients are served. A closed pipe is no reason to stop serving.
 fn announce(servers: &str) {
-    println!("ready: bootstrap servers {servers}");
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "ready: bootstrap servers {servers}").and_then(|()| out.flush());
 }

@@ -24,6 +24,9 @@ use super::{
     error::ClientError,
 };
 
+/// Something for each partition, by topic.
+type ByTopic<T> = BTreeMap<Arc<str>, Vec<(i32, T)>>;
+
 /// A partition by its topic's name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Partition {
@@ -103,9 +106,7 @@ impl Committer {
         Self { generation: -1, member: StrBytes::new(), instance: None };
 }
 
-fn by_topic<T>(
-    partitions: impl IntoIterator<Item = (Partition, T)>,
-) -> BTreeMap<Arc<str>, Vec<(i32, T)>> {
+fn by_topic<T>(partitions: impl IntoIterator<Item = (Partition, T)>) -> ByTopic<T> {
     let mut topics = BTreeMap::<_, Vec<_>>::new();
     for (Partition { topic, partition }, value) in partitions {
         topics.entry(topic).or_default().push((partition, value));
@@ -315,11 +316,7 @@ impl Client {
     }
 }
 
-fn offset_fetch(
-    group: &str,
-    topics: Option<&BTreeMap<Arc<str>, Vec<(i32, ())>>>,
-    version: i16,
-) -> OffsetFetchRequest {
+fn offset_fetch(group: &str, topics: Option<&ByTopic<()>>, version: i16) -> OffsetFetchRequest {
     let indexes = |partitions: &[(i32, ())]| partitions.iter().map(|(index, ())| *index).collect();
     let request = OffsetFetchRequest::default();
     if version < 8 {

@@ -111,11 +111,6 @@ impl Pool {
     pub(super) fn is_scarce(&self) -> bool {
         self.0.in_use.load(Relaxed) > self.0.kept
     }
-
-    #[cfg(test)]
-    pub(super) fn in_use(&self) -> usize {
-        self.0.in_use.load(Relaxed)
-    }
 }
 
 impl Drop for Buffer {

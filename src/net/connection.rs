@@ -159,7 +159,7 @@ pub(super) async fn serve<H: Handler, S: AsyncRead + AsyncWrite + Send + Unpin>(
                 Err(error) => return error.into(),
             },
             Some(done) = waiting.next(), if !waiting.is_empty() => outbox.push_back(done),
-            started = async { starting.as_mut().expect("checked").await }, if starting.is_some() => {
+            started = next_started(&mut starting), if starting.is_some() => {
                 starting = None;
                 waiting.push_back(started);
             }
@@ -185,6 +185,14 @@ pub(super) async fn serve<H: Handler, S: AsyncRead + AsyncWrite + Send + Unpin>(
     }
 }
 
+/// The request that is being started, once it is. Never, where there is none.
+async fn next_started(starting: &mut Option<BoxFuture<'_, Waiting>>) -> Waiting {
+    match starting {
+        Some(starting) => starting.await,
+        None => std::future::pending().await,
+    }
+}
+
 fn start<'a, H: Handler>(
     shared: &'a Shared<H>,
     session: &'a H::Session,
@@ -197,6 +205,8 @@ fn start<'a, H: Handler>(
     api.request_bytes.record(frame.payload.len() as f64);
     let receipt = Receipt { api_key, received_at: frame.received_at, _memory: memory };
     let started = shared.handler.start(session, frame);
+    // What is awaited here is the start; the rest waits beside the requests that follow.
+    #[expect(clippy::async_yields_async)]
     Box::pin(async move { Waiting::new(started.await, receipt) })
 }
 
