@@ -5,7 +5,7 @@
 //! and draws no random number that was not handed to it. The [`coordinator`](crate::coordinator)
 //! runs it; [`Groups`] is how the rest of the node asks.
 //!
-//! State: what records make up ([`state`], the fold of the log, seen as committed or as decided)
+//! State: what records make up (`state`, the fold of the log, seen as committed or as decided)
 //! and, over it, what only lives here: who awaits which answer, timers, members between two
 //! generations. Invariants:
 //! - A group exists here exactly if the decided records name it: by its metadata or by an offset.

@@ -1,8 +1,8 @@
 //! Partitions: leader state, high watermarks, waiting requests.
 //!
 //! State: for each replica of this node a [`Partition`], which joins a log with what its
-//! leader knows ([`leader`], a core without I/O) and with the requests that wait for it
-//! ([`waiting`]). [`Partitions`] holds all of them and follows the metadata image.
+//! leader knows (`leader`, a core without I/O) and with the requests that wait for it
+//! (`waiting`). [`Partitions`] holds all of them and follows the metadata image.
 //!
 //! Invariants:
 //! - Batches of one connection are appended in the order in which they arrived.
