@@ -53,7 +53,8 @@ pub(super) async fn init_producer_id(
 ) -> InitProducerIdResponse {
     let response = InitProducerIdResponse::default();
     // Transactions are not served: a client that asks for them must not believe that they are.
-    let id = match request.transactional_id {
+    let id = match &request.transactional_id {
+        Some(id) if id.is_empty() => Err(WireError::from(ResponseError::InvalidRequest)),
         Some(_) => Err(WireError::from(ResponseError::TransactionalIdAuthorizationFailed)),
         None => context.producer_ids.next(context).await,
     };

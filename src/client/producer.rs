@@ -713,6 +713,7 @@ pub(crate) const fn add_sequence(sequence: i32, count: i32) -> i32 {
 /// Asks for a producer id and epoch.
 pub(crate) async fn identify(client: &Client) -> Result<(i64, i16), ClientError> {
     let request = InitProducerIdRequest::default()
+        .with_transactional_id(None)
         .with_transaction_timeout_ms(60_000)
         .with_producer_id(ProducerId(-1))
         .with_producer_epoch(-1);
