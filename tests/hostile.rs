@@ -1,0 +1,253 @@
+//! A whole node on loopback under input that no honest client sends. Whatever comes, the node
+//! answers or closes that one connection, and goes on serving the others.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::{
+    messages::{
+        ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse,
+        ProduceRequest, ProduceResponse, RequestHeader, ResponseHeader, TopicName,
+        create_topics_request::CreatableTopic,
+        produce_request::{PartitionProduceData, TopicProduceData},
+    },
+    protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes},
+};
+use ottla::{
+    base::{Blocking, SystemClock},
+    config::NodeConfig,
+    log::StdDir,
+    net::TcpListener,
+    node::{Node, Seams},
+    protocol::{
+        ResponseError,
+        batch::{BatchBuilder, BatchOptions, NewRecord},
+    },
+    quorum::MemStore,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+/// Longer than anything here takes; a wait that reaches it has failed.
+const LONG: Duration = Duration::from_secs(20);
+
+struct Served {
+    node: Node,
+    address: String,
+    _directory: tempfile::TempDir,
+}
+
+async fn serve() -> Served {
+    let directory = tempfile::tempdir().unwrap();
+    let settings: BTreeMap<String, String> = [
+        ("node.id", "1"),
+        ("log.dirs", directory.path().to_str().unwrap()),
+        ("listeners", "PLAINTEXT://127.0.0.1:0"),
+        ("offsets.topic.replication.factor", "1"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into();
+    let config = Arc::new(NodeConfig::from_settings(settings).unwrap());
+    let seams = Seams {
+        clock: Arc::new(SystemClock),
+        directories: vec![Arc::new(StdDir::create(directory.path()).unwrap())],
+        store: Arc::new(MemStore::default()),
+        log_io: Blocking::threads("log", 2, 64).unwrap(),
+        quorum_io: Blocking::threads("quorum", 3, 64).unwrap(),
+        seed: 7,
+        fatal: Arc::new(|fatal| panic!("the quorum cannot go on: {fatal}")),
+    };
+    let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listeners = vec![("PLAINTEXT".to_owned(), listener)];
+    let node = timeout(LONG, Node::start(config, seams, listeners)).await.unwrap().unwrap();
+    let address = node.bootstrap_servers().next().unwrap();
+    Served { node, address, _directory: directory }
+}
+
+impl Served {
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(&self.address).await.unwrap()
+    }
+
+    /// An honest client is served, on a connection of its own.
+    async fn assert_serves(&self) {
+        let mut stream = self.connect().await;
+        let response = call(&mut stream, &ApiVersionsRequest::default(), 0).await;
+        assert_eq!(response.error_code, 0);
+        assert!(!response.api_keys.is_empty());
+    }
+}
+
+fn frame<R: Request>(request: &R, version: i16) -> Vec<u8> {
+    let mut body = BytesMut::new();
+    RequestHeader::default()
+        .with_request_api_key(R::KEY)
+        .with_request_api_version(version)
+        .with_correlation_id(1)
+        .encode(&mut body, R::header_version(version))
+        .unwrap();
+    request.encode(&mut body, version).unwrap();
+    let mut framed = Vec::new();
+    framed.put_u32(u32::try_from(body.len()).unwrap());
+    framed.extend_from_slice(&body);
+    framed
+}
+
+async fn call<R: Request>(stream: &mut TcpStream, request: &R, version: i16) -> R::Response {
+    stream.write_all(&frame(request, version)).await.unwrap();
+    let mut bytes = receive(stream).await.expect("the connection was closed");
+    let header = R::Response::header_version(version);
+    ResponseHeader::decode(&mut bytes, header).unwrap();
+    R::Response::decode(&mut bytes, version).unwrap()
+}
+
+/// The next response, or None where the node closed the connection.
+async fn receive(stream: &mut TcpStream) -> Option<Bytes> {
+    let read = async {
+        let length = stream.read_u32().await.ok()?;
+        let mut bytes = vec![0; length as usize];
+        stream.read_exact(&mut bytes).await.ok()?;
+        Some(Bytes::from(bytes))
+    };
+    timeout(LONG, read).await.expect("the node neither answers nor closes")
+}
+
+#[tokio::test]
+async fn frames_that_are_no_requests_end_their_connection_only() {
+    let served = serve().await;
+    let header = |key: i16, version: i16| {
+        let mut bytes = vec![];
+        bytes.put_i16(key);
+        bytes.put_i16(version);
+        bytes.put_i32(1);
+        bytes.put_i16(-1);
+        bytes
+    };
+    let framed = |body: Vec<u8>| {
+        let mut bytes = vec![];
+        bytes.put_i32(i32::try_from(body.len()).unwrap());
+        bytes.extend(body);
+        bytes
+    };
+    // Eight bytes of body that ask for 2^31 - 1 topics.
+    let mut bomb = header(ApiKey::Metadata as i16, 1);
+    bomb.put_i32(i32::MAX);
+    bomb.put_i32(0);
+    let hostile: Vec<(&str, Vec<u8>)> = vec![
+        ("a length of 2 GiB", i32::MAX.to_be_bytes().to_vec()),
+        ("a negative length", (-1i32).to_be_bytes().to_vec()),
+        ("a length without room for a header", vec![0, 0, 0, 2, 0, 0]),
+        ("a TLS hello", vec![0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01]),
+        ("HTTP", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
+        ("an unknown API", framed(header(9_999, 0))),
+        ("an unknown version", framed(header(ApiKey::Produce as i16, 99))),
+        ("a version that Kafka 4 dropped", framed(header(ApiKey::Produce as i16, 0))),
+        ("a count of 2^31 - 1", framed(bomb)),
+    ];
+    for (name, bytes) in hostile {
+        let mut stream = served.connect().await;
+        stream.write_all(&bytes).await.unwrap();
+        assert!(receive(&mut stream).await.is_none(), "{name} was answered");
+        served.assert_serves().await;
+    }
+    served.node.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_cut_short_leaves_no_trace() {
+    let served = serve().await;
+    let whole = frame(&ApiVersionsRequest::default(), 0);
+    for len in 0..whole.len() {
+        let mut stream = served.connect().await;
+        stream.write_all(&whole[..len]).await.unwrap();
+        stream.shutdown().await.unwrap();
+        assert!(receive(&mut stream).await.is_none(), "{len} bytes were answered");
+    }
+    served.assert_serves().await;
+    served.node.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_from_the_future_learns_which_versions_there_are() {
+    let served = serve().await;
+    let mut stream = served.connect().await;
+    let mut body = vec![];
+    body.put_i16(ApiKey::ApiVersions as i16);
+    body.put_i16(99);
+    body.put_i32(1);
+    let mut framed = u32::try_from(body.len()).unwrap().to_be_bytes().to_vec();
+    framed.extend(body);
+    stream.write_all(&framed).await.unwrap();
+    let mut bytes = receive(&mut stream).await.unwrap();
+    ResponseHeader::decode(&mut bytes, 0).unwrap();
+    let response = ApiVersionsResponse::decode(&mut bytes, 0).unwrap();
+    assert_eq!(response.error_code, ResponseError::UnsupportedVersion.code());
+    assert!(response.api_keys.iter().any(|api| api.api_key == ApiKey::ApiVersions as i16));
+    // The same connection goes on.
+    let response = call(&mut stream, &ApiVersionsRequest::default(), 0).await;
+    assert_eq!(response.error_code, 0);
+    served.node.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn damaged_batches_are_refused_and_whole_ones_taken() {
+    let served = serve().await;
+    let mut stream = served.connect().await;
+    let name = TopicName(StrBytes::from_static_str("topic"));
+    let topic = CreatableTopic::default()
+        .with_name(name.clone())
+        .with_num_partitions(1)
+        .with_replication_factor(1);
+    let create = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(10_000);
+    let created: CreateTopicsResponse = call(&mut stream, &create, 5).await;
+    assert_eq!(created.topics[0].error_code, 0);
+
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    let record = NewRecord { timestamp_ms: 1, key: None, value: Some(b"a value"), headers: &[] };
+    builder.push(&record);
+    let whole = builder.build().unwrap().bytes().clone();
+    let request = |records: Bytes| {
+        let data = PartitionProduceData::default().with_index(0).with_records(Some(records));
+        let topic =
+            TopicProduceData::default().with_name(name.clone()).with_partition_data(vec![data]);
+        ProduceRequest::default()
+            .with_transactional_id(None)
+            .with_acks(-1)
+            .with_timeout_ms(10_000)
+            .with_topic_data(vec![topic])
+    };
+    // From the format on: what lies before it, the server writes itself.
+    for bit in 16 * 8..whole.len() * 8 {
+        let mut flipped = whole.to_vec();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        let response: ProduceResponse = call(&mut stream, &request(flipped.into()), 9).await;
+        let partition = &response.responses[0].partition_responses[0];
+        assert_ne!(partition.error_code, 0, "bit {bit} went unnoticed");
+    }
+    for len in 0..whole.len() {
+        let response: ProduceResponse = call(&mut stream, &request(whole.slice(..len)), 9).await;
+        let partition = &response.responses[0].partition_responses[0];
+        assert_ne!(partition.error_code, 0, "{len} bytes were taken");
+    }
+    let response: ProduceResponse = call(&mut stream, &request(whole), 9).await;
+    let partition = &response.responses[0].partition_responses[0];
+    assert_eq!((partition.error_code, partition.base_offset), (0, 0));
+    served.node.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn idle_connections_do_not_keep_others_out() {
+    let served = serve().await;
+    let mut idle = Vec::new();
+    for _ in 0..500 {
+        idle.push(served.connect().await);
+    }
+    served.assert_serves().await;
+    served.node.stop().await.unwrap();
+    for mut stream in idle {
+        assert!(receive(&mut stream).await.is_none(), "a stopped node sends nothing");
+    }
+}
