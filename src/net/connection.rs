@@ -245,5 +245,7 @@ impl<H> Shared<H> {
         let api = self.metrics.api(receipt.api_key);
         api.response_bytes.record(sent_bytes as f64);
         api.seconds.record(receipt.received_at.elapsed().as_secs_f64());
+        drop(receipt);
+        self.metrics.request_memory.set(self.budget.used_bytes() as f64);
     }
 }

@@ -3,7 +3,10 @@
 //! Handles are made once, from the recorder that is current when the server is made.
 
 use kafka_protocol::messages::ApiKey;
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
+};
 
 use crate::base::HashMap;
 
@@ -29,6 +32,7 @@ pub(super) struct Api {
 
 impl Metrics {
     pub(super) fn new() -> Self {
+        describe();
         let apis = (0..API_KEYS).filter_map(|key| Some((key, ApiKey::try_from(key).ok()?)));
         Self {
             connections: gauge!("ottla_connections"),
@@ -55,4 +59,25 @@ impl Api {
             seconds: histogram!("ottla_request_duration_seconds", "api" => name),
         }
     }
+}
+
+fn describe() {
+    describe_gauge!("ottla_connections", "Connections of clients that are open.");
+    describe_counter!("ottla_connections_accepted_total", "Connections that were accepted.");
+    describe_counter!(
+        "ottla_connections_refused_total",
+        "Connections that were closed at once, because max.connections.per.ip was reached."
+    );
+    describe_counter!(
+        "ottla_connections_closed_by_limit_total",
+        "Connections that were closed for a request too large or too slow, or for being idle."
+    );
+    describe_gauge!("ottla_request_memory_bytes", "Bytes of requests in memory.");
+    describe_counter!("ottla_request_total", "Requests that were started.");
+    describe_histogram!("ottla_request_size_bytes", "Sizes of requests.");
+    describe_histogram!("ottla_response_size_bytes", "Sizes of responses, records included.");
+    describe_histogram!(
+        "ottla_request_duration_seconds",
+        "From a request's last byte to its response's last byte handed to the system."
+    );
 }
