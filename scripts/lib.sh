@@ -124,8 +124,10 @@ need_kafka_jars() {
     return
   fi
   have mvn || return 1
-  local pom
+  local pom part
   pom=$(mktemp -d)
+  # Of this run alone, since another may be fetching the same.
+  part=$(mktemp -d "$KAFKA_LIB.XXXXXX")
   cat >"$pom/pom.xml" <<POM
 <project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
@@ -140,10 +142,10 @@ need_kafka_jars() {
   </dependencies>
 </project>
 POM
-  mvn -q -f "$pom/pom.xml" dependency:copy-dependencies -DoutputDirectory="$KAFKA_LIB.part" ||
-    { rm -rf "$pom" "$KAFKA_LIB.part"; return 1; }
+  mvn -q -f "$pom/pom.xml" dependency:copy-dependencies -DoutputDirectory="$part" ||
+    { rm -rf "$pom" "$part"; return 1; }
   rm -rf "$pom" "$KAFKA_LIB"
-  mv "$KAFKA_LIB.part" "$KAFKA_LIB"
+  mv -T "$part" "$KAFKA_LIB" || rm -rf "$part"
 }
 
 # start_node BINARY DIRECTORY: starts `ottla dev` on free ports and waits until it serves. Sets
