@@ -153,6 +153,8 @@ POM
 start_node() {
   local binary=$1 dir=$2 waited=0
   mkdir -p "$dir"
+  # The node's shell may get to open it only after the first look into it.
+  : >"$dir.out"
   "$binary" dev --dir "$dir" --kafka-port "$(free_port)" --cluster-port "$(free_port)" \
     --http-port "$(free_port)" >"$dir.out" 2>"$dir.err" &
   NODE_PID=$!
