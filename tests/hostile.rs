@@ -1,6 +1,8 @@
 //! A whole node on loopback under input that no honest client sends. Whatever comes, the node
 //! answers or closes that one connection, and goes on serving the others.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -18,7 +20,8 @@ use ottla::{
     config::NodeConfig,
     log::StdDir,
     net::TcpListener,
-    node::{Node, Seams},
+    node::{Node, READINESS, Seams},
+    observability::{Readiness, Registry},
     protocol::{
         ResponseError,
         batch::{BatchBuilder, BatchOptions, NewRecord},
@@ -58,6 +61,8 @@ async fn serve() -> Served {
         log_io: Blocking::threads("log", 2, 64).unwrap(),
         quorum_io: Blocking::threads("quorum", 3, 64).unwrap(),
         seed: 7,
+        registry: Registry::new(),
+        readiness: Readiness::new(READINESS),
         fatal: Arc::new(|fatal| panic!("the quorum cannot go on: {fatal}")),
     };
     let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();

@@ -8,6 +8,7 @@
 
 mod broker;
 mod directories;
+mod figures;
 mod follow;
 mod maintenance;
 mod process;
@@ -31,6 +32,7 @@ use crate::{
     log::{Dir, LogError, OpenError},
     metadata::{MetadataImage, features},
     net::{Limits, Listener, Server},
+    observability::{Readiness, Registry},
     quorum::{
         self, Bootstrap, Environment, FatalHook, Member, NoPeers, ProposeError, Quorum,
         QuorumConfig, Store,
@@ -56,7 +58,17 @@ pub struct Seams {
     pub seed: u64,
     /// What to do when the quorum cannot go on.
     pub fatal: FatalHook,
+    /// Where the node counts what it does.
+    pub registry: Registry,
+    /// Where the node says what it waits for.
+    pub readiness: Readiness,
 }
+
+/// The conditions of [`Seams::readiness`].
+pub const READINESS: &[&str] = &[QUORUM, RECOVERY, REGISTRATION];
+const QUORUM: &str = "quorum";
+const RECOVERY: &str = "log recovery";
+const REGISTRATION: &str = "registration";
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -147,6 +159,7 @@ impl Node {
             directories::open(&config, &seams.directories, &seams.log_io, &mut rng).await?;
         let member = Member { node_id: config.node_id, directory_id: directories[0].id };
         let quorum = start_quorum(member, &directories, &seams, &mut rng).await?;
+        seams.readiness.set(QUORUM, Ok(()));
         let handle = quorum.handle();
         directories::claim(&directories, &handle.status().identity, &seams.log_io).await?;
 
@@ -160,20 +173,8 @@ impl Node {
 
         let image = handle.image();
         let was_clean = directories.iter().all(|directory| directory.log.was_clean());
-        let partitions = Arc::new(Partitions::new(PartitionsConfig {
-            node: Arc::clone(&config),
-            directories: directories.iter().map(|one| Arc::clone(&one.log)).collect(),
-            clock: Arc::clone(&seams.clock),
-            blocking: seams.log_io.clone(),
-        }));
         let mut follow = handle.subscribe();
-        partitions
-            .open(&image, |opened, of| {
-                if opened == of || opened % 1_024 == 0 {
-                    info!(opened, of, "open logs");
-                }
-            })
-            .await?;
+        let partitions = open_partitions(&config, &directories, &seams, &image).await?;
 
         let context = Context::new(ContextParts {
             node: Arc::clone(&config),
@@ -199,20 +200,16 @@ impl Node {
         let registered = broker::register(&context, &registration).await?;
         tasks.spawn(broker::heartbeat(context.clone(), registration, registered, stop));
 
-        let server = Arc::new(Server::new(
-            Arc::new(Api::new(context.clone())),
-            limits(&context.broker_config()),
-            seams.log_io.clone(),
-        ));
-        let mut listening = JoinSet::new();
-        for (name, listener) in listeners {
-            let server = Arc::clone(&server);
-            listening.spawn(async move {
-                if let Err(error) = server.serve(listener, &name).await {
-                    warn!(listener = name, %error, "a listener has ended");
-                }
-            });
-        }
+        seams.readiness.set(REGISTRATION, Ok(()));
+
+        let shown = context.clone();
+        seams.registry.on_render(Box::new(move |render| figures::render(&shown, render)));
+        let api = Arc::new(Api::new(context.clone()));
+        let limits = limits(&context.broker_config());
+        let server = Arc::new(metrics::with_local_recorder(&seams.registry, || {
+            Server::new(api, limits, seams.log_io.clone())
+        }));
+        let listening = listen(&server, listeners);
         let log_io = seams.log_io;
         Ok(Self { context, quorum, server, tasks, listening, stopping, log_io, endpoints })
     }
@@ -260,6 +257,43 @@ fn rng_uuid(rng: &mut impl Rng) -> uuid::Uuid {
     let mut bytes = [0; 16];
     rng.fill_bytes(&mut bytes);
     uuid::Builder::from_random_bytes(bytes).into_uuid()
+}
+
+/// Opens the logs that are there, and takes up what the image gives to this node.
+async fn open_partitions(
+    config: &Arc<NodeConfig>,
+    directories: &[directories::Directory],
+    seams: &Seams,
+    image: &MetadataImage,
+) -> Result<Arc<Partitions>, replication::OpenError> {
+    let partitions = Arc::new(Partitions::new(PartitionsConfig {
+        node: Arc::clone(config),
+        directories: directories.iter().map(|one| Arc::clone(&one.log)).collect(),
+        clock: Arc::clone(&seams.clock),
+        blocking: seams.log_io.clone(),
+    }));
+    let progress = |opened, of| {
+        seams.readiness.set(RECOVERY, Err(format!("{opened} of {of} logs are open")));
+        if opened == of || opened % 1_024 == 0 {
+            info!(opened, of, "open logs");
+        }
+    };
+    partitions.open(image, progress).await?;
+    seams.readiness.set(RECOVERY, Ok(()));
+    Ok(partitions)
+}
+
+fn listen<L: Listener>(server: &Arc<Server<Api>>, listeners: Vec<(String, L)>) -> JoinSet<()> {
+    let mut listening = JoinSet::new();
+    for (name, listener) in listeners {
+        let server = Arc::clone(server);
+        listening.spawn(async move {
+            if let Err(error) = server.serve(listener, &name).await {
+                warn!(listener = name, %error, "a listener has ended");
+            }
+        });
+    }
+    listening
 }
 
 async fn start_quorum(

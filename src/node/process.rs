@@ -9,15 +9,20 @@ use std::{
 };
 
 use rand::{TryRng, rngs::SysRng};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+    task::JoinHandle,
+};
 use tracing::{error, info, warn};
 
-use super::{Node, Seams, StartError};
+use super::{Node, READINESS, Seams, StartError};
 use crate::{
     base::{Blocking, SystemClock},
     config::{LoadError, NodeConfig},
     log::{Dir, StdDir},
     net::TcpListener,
+    observability::{LogLevel, Readiness, Registry, http, logging, process_metrics},
     quorum::{Fatal, FatalHook, RocksStore, StoreError},
 };
 
@@ -37,6 +42,9 @@ pub enum ProcessError {
     /// The configuration is not usable.
     #[error(transparent)]
     Config(#[from] LoadError),
+    /// The log cannot be set up.
+    #[error(transparent)]
+    Log(#[from] logging::InitError),
     /// The system refuses something that every node needs.
     #[error("cannot {what}")]
     System {
@@ -119,6 +127,7 @@ pub fn dev(node: &DevNode, ready: impl FnOnce(&str)) -> Result<(), ProcessError>
 }
 
 fn run(config: NodeConfig, ready: impl FnOnce(&str)) -> Result<(), ProcessError> {
+    let log_level = logging::init(&config.log_level, config.log_format)?;
     for warning in &config.warnings {
         warn!(key = warning.name, line = warning.line, "this key has no effect yet");
     }
@@ -127,16 +136,23 @@ fn run(config: NodeConfig, ready: impl FnOnce(&str)) -> Result<(), ProcessError>
         .enable_all()
         .build()
         .map_err(|source| ProcessError::System { what: "start the runtime", source })?;
-    runtime.block_on(serve(Arc::new(config), ready))
+    runtime.block_on(serve(Arc::new(config), log_level, ready))
 }
 
-async fn serve(config: Arc<NodeConfig>, ready: impl FnOnce(&str)) -> Result<(), ProcessError> {
+async fn serve(
+    config: Arc<NodeConfig>,
+    log_level: LogLevel,
+    ready: impl FnOnce(&str),
+) -> Result<(), ProcessError> {
     let system = |what| move |source| ProcessError::System { what, source };
     // Before anything is written, so that a signal during the start ends it in order.
     let mut terminate = signal(SignalKind::terminate()).map_err(system("await SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("await SIGINT"))?;
     let listeners = bind(&config)?;
-    let seams = seams(&config)?;
+    let (registry, readiness) = (Registry::new(), Readiness::new(READINESS));
+    registry.on_render(Box::new(process_metrics));
+    let (stop_operators, operators) = operators(&config, &registry, &readiness, log_level)?;
+    let seams = seams(&config, registry, readiness)?;
     let start = Node::start(Arc::clone(&config), seams, listeners);
     let node = tokio::select! {
         node = start => node.map_err(|error| ProcessError::Start(Box::new(error)))?,
@@ -150,19 +166,53 @@ async fn serve(config: Arc<NodeConfig>, ready: impl FnOnce(&str)) -> Result<(), 
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    node.stop().await.map_err(|error| ProcessError::Start(Box::new(error)))
+    let stopped = node.stop().await.map_err(|error| ProcessError::Start(Box::new(error)));
+    // The last to go, so that the stop can be watched.
+    drop(stop_operators);
+    if let Some(operators) = operators {
+        let _ = operators.await;
+    }
+    stopped
+}
+
+/// Serves health, readiness and metrics from before the node's start until its end.
+fn operators(
+    config: &NodeConfig,
+    registry: &Registry,
+    readiness: &Readiness,
+    log_level: LogLevel,
+) -> Result<(oneshot::Sender<()>, Option<JoinHandle<()>>), ProcessError> {
+    let (stop, stopped) = oneshot::channel();
+    let Some(address) = &config.http_listener else { return Ok((stop, None)) };
+    let listener = bind_one(&address.host, address.port)?;
+    let sources = http::Sources {
+        registry: registry.clone(),
+        readiness: readiness.clone(),
+        log_level: Some(log_level),
+    };
+    // Ends when the sender is dropped.
+    let serving = http::serve(listener, sources, async { drop(stopped.await) });
+    let task = tokio::spawn(async move {
+        if let Err(error) = serving.await {
+            warn!(%error, "health and metrics are not served");
+        }
+    });
+    Ok((stop, Some(task)))
 }
 
 fn bind(config: &NodeConfig) -> Result<Vec<(String, TcpListener)>, ProcessError> {
     let mut listeners = Vec::with_capacity(config.listeners.len());
     for listener in &config.listeners {
-        let host = if listener.host.is_empty() { "0.0.0.0" } else { &listener.host };
-        let address = format!("{host}:{}", listener.port);
-        let error = |source| ProcessError::Bind { address: address.clone(), source };
-        let resolved = resolve(host, listener.port).map_err(error)?;
-        listeners.push((listener.name.clone(), TcpListener::bind(resolved).map_err(error)?));
+        let bound = bind_one(&listener.host, listener.port)?;
+        listeners.push((listener.name.clone(), bound));
     }
     Ok(listeners)
+}
+
+fn bind_one(host: &str, port: u16) -> Result<TcpListener, ProcessError> {
+    let host = if host.is_empty() { "0.0.0.0" } else { host };
+    let error = |source| ProcessError::Bind { address: format!("{host}:{port}"), source };
+    TcpListener::bind(resolve(host, port).map_err(error)?).map_err(error)
 }
 
 fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
@@ -170,7 +220,11 @@ fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
     addresses.next().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
-fn seams(config: &NodeConfig) -> Result<Seams, ProcessError> {
+fn seams(
+    config: &NodeConfig,
+    registry: Registry,
+    readiness: Readiness,
+) -> Result<Seams, ProcessError> {
     let system = |what| move |source| ProcessError::System { what, source };
     let mut directories: Vec<Arc<dyn Dir>> = Vec::with_capacity(config.data_dirs.len());
     for path in &config.data_dirs {
@@ -192,6 +246,8 @@ fn seams(config: &NodeConfig) -> Result<Seams, ProcessError> {
             .map_err(system(threads))?,
         seed,
         fatal: end_the_process(),
+        registry,
+        readiness,
     })
 }
 

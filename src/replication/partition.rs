@@ -185,6 +185,12 @@ impl Partition {
         self.inner.lock().leader.as_ref().map(Leader::leader_epoch)
     }
 
+    /// Whether this node leads and has too few replicas in sync to take an `acks=all` write.
+    #[must_use]
+    pub fn is_under_min_isr(&self) -> bool {
+        self.inner.lock().leader.as_ref().is_some_and(|leader| !leader.has_min_isr())
+    }
+
     /// The end of what is committed. None where this node does not lead.
     #[must_use]
     pub fn high_watermark(&self) -> Option<Offset> {
