@@ -1,16 +1,4 @@
-//! The producer: gathers records into batches and sees them written, in order and, unless that is
-//! turned off, once.
-//!
-//! Callers hand records to one task, which owns everything below. Per partition it fills an open
-//! batch until that is full or has lingered, then queues it. Batches of a partition are numbered
-//! (sequence) when they are first sent.
-//!
-//! Invariants: a partition's queue is in the order of its sequences, batches without one last; a
-//! partition that retries sends one batch at a time until one got through, so that no batch
-//! overtakes another; the producer id changes only while nothing is in flight. A batch that may
-//! have been written under an old id is never sent under a new one.
-//!
-//! Reference: KIP-98.
+//! The task that owns a producer's batches, numbers them and sees them written.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -19,267 +7,30 @@ use std::{
 };
 
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use kafka_protocol::messages::{
-    ApiKey, InitProducerIdRequest, ProduceRequest, ProduceResponse, ProducerId,
-};
-use parking_lot::Mutex;
+use kafka_protocol::messages::{ApiKey, ProduceRequest, ProduceResponse};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
 };
 
-use super::wire::{Compression, Error as WireError};
 use super::{
-    admin::words,
-    cluster::{self, Client, Lane, Target, retrying},
-    error::ClientError,
-    offsets::Partition,
-    produce::{self, Acks, Addressed},
-    records::{Body, Record, Writer, partition_for_key},
+    Command, Delivery, Outcome, ProducerConfig, Sticky, add_sequence,
+    batch::{Batch, Open, Queue, Waiter},
+    identify,
 };
-use crate::base::TopicId;
-
-/// How a producer behaves.
-#[derive(Debug, Clone)]
-pub struct ProducerConfig {
-    /// When a batch counts as written.
-    pub acks: Acks,
-    /// The codec of batches.
-    pub compression: Compression,
-    /// The codec's level; its default where none.
-    pub compression_level: Option<i32>,
-    /// How long a batch waits for more records.
-    pub linger: Duration,
-    /// When a batch is full, in bytes before compression.
-    pub batch_bytes: usize,
-    /// The largest request.
-    pub request_bytes: usize,
-    /// How many requests may be in flight per broker. At most 5 keep their order when idempotent.
-    pub in_flight: usize,
-    /// Whether records are written once although requests are repeated. Needs `acks` of all.
-    pub idempotent: bool,
-    /// How long a record may take from being handed over to being acknowledged.
-    pub delivery_timeout: Duration,
-    /// How much may wait to be written; more makes `send` wait.
-    pub buffer_bytes: usize,
-}
-
-impl Default for ProducerConfig {
-    fn default() -> Self {
-        Self {
-            acks: Acks::All,
-            compression: Compression::None,
-            compression_level: None,
-            linger: Duration::from_millis(5),
-            batch_bytes: 16 << 10,
-            request_bytes: 1 << 20,
-            in_flight: 5,
-            idempotent: true,
-            delivery_timeout: Duration::from_secs(120),
-            buffer_bytes: 32 << 20,
-        }
-    }
-}
-
-/// Where a record went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Delivery {
-    /// The partition's number.
-    pub partition: i32,
-    /// The record's offset; -1 where the broker did not say.
-    pub offset: i64,
-    /// What the broker stamped it with; -1 where it kept the record's own time.
-    pub log_append_time_ms: i64,
-}
-
-type Outcome = Result<Delivery, ClientError>;
-
-/// Tells what became of a record.
-#[derive(Debug)]
-pub struct Receipt(oneshot::Receiver<Outcome>);
-
-impl Receipt {
-    /// Waits until the record is written or given up.
-    ///
-    /// # Errors
-    /// Why it was given up.
-    pub async fn delivered(self) -> Outcome {
-        self.0.await.unwrap_or(Err(ClientError::Closed))
-    }
-}
-
-enum Command {
-    Send { to: Partition, record: Record, reply: oneshot::Sender<Outcome>, held: Permit },
-    Flush(oneshot::Sender<()>),
-}
-
-type Permit = OwnedSemaphorePermit;
-
-/// A producer. Dropping it abandons what was not flushed.
-#[derive(Debug)]
-pub struct Producer {
-    client: Client,
-    commands: mpsc::Sender<Command>,
-    buffer: Arc<Semaphore>,
-    config: Arc<ProducerConfig>,
-    /// Where records without a key go; the task moves on with each batch.
-    sticky: Sticky,
-    task: tokio::task::AbortHandle,
-}
-
-type Sticky = Arc<Mutex<BTreeMap<Arc<str>, u32>>>;
-
-impl Producer {
-    /// Starts a producer's task.
-    #[must_use]
-    pub fn new(client: Client, mut config: ProducerConfig) -> Self {
-        config.idempotent &= config.acks == Acks::All;
-        config.in_flight = config.in_flight.max(1);
-        if config.idempotent {
-            config.in_flight = config.in_flight.min(5);
-        }
-        let config = Arc::new(config);
-        let (commands, inbox) = mpsc::channel(1024);
-        let sticky = Sticky::default();
-        let task = Task {
-            lane: client.lane(),
-            client: client.clone(),
-            config: Arc::clone(&config),
-            sticky: Arc::clone(&sticky),
-            inbox,
-            partitions: BTreeMap::new(),
-            nodes: BTreeMap::new(),
-            requests: FuturesUnordered::new(),
-            side: None,
-            identity: None,
-            resetting: config.idempotent,
-            flushes: Vec::new(),
-            wait_until: None,
-            failures: 0,
-        };
-        let task = tokio::spawn(task.run()).abort_handle();
-        let buffer = Arc::new(Semaphore::new(config.buffer_bytes.min(Semaphore::MAX_PERMITS)));
-        Self { client, commands, buffer, config, sticky, task }
-    }
-
-    /// Hands over a record; waits while the buffer is full. Without a partition, one is chosen as
-    /// Kafka's producers do: by the key, or else batch by batch in turn.
-    ///
-    /// # Errors
-    /// Where the topic cannot be found, the record is too large or the producer has ended.
-    pub async fn send(
-        &self,
-        topic: &str,
-        partition: Option<i32>,
-        record: Record,
-    ) -> Result<Receipt, ClientError> {
-        let size_bytes = record.size_bytes();
-        let limit_bytes = self.config.request_bytes.min(self.config.buffer_bytes);
-        if size_bytes > limit_bytes {
-            return Err(ClientError::RecordTooLarge { size_bytes, limit_bytes });
-        }
-        let view = match self.client.view().topic(topic) {
-            Some(view) => Arc::clone(view),
-            None => {
-                let deadline = self.client.deadline();
-                retrying!(self.client, deadline, async { self.client.topic(topic).await })?
-            }
-        };
-        let count = i32::try_from(view.partitions.len()).unwrap_or(i32::MAX);
-        let partition = match (partition, &record.key) {
-            (Some(partition), _) => partition,
-            (None, Some(key)) => partition_for_key(key, count),
-            (None, None) => {
-                let turn = *self.sticky.lock().entry(Arc::clone(&view.name)).or_default();
-                i32::try_from(turn % u32::try_from(count.max(1)).unwrap_or(1)).unwrap_or(0)
-            }
-        };
-        let permits = u32::try_from(size_bytes).unwrap_or(u32::MAX);
-        let buffer = Arc::clone(&self.buffer);
-        let held = buffer.acquire_many_owned(permits).await.map_err(|_| ClientError::Closed)?;
-        let (reply, receipt) = oneshot::channel();
-        let to = Partition { topic: Arc::clone(&view.name), partition };
-        let command = Command::Send { to, record, reply, held };
-        self.commands.send(command).await.map_err(|_| ClientError::Closed)?;
-        Ok(Receipt(receipt))
-    }
-
-    /// Sends what waits, and returns when all of it is written or given up.
-    pub async fn flush(&self) {
-        let (done, flushed) = oneshot::channel();
-        if self.commands.send(Command::Flush(done)).await.is_ok() {
-            // An ended task has nothing left to flush.
-            drop(flushed.await);
-        }
-    }
-}
-
-impl Drop for Producer {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-#[derive(Debug)]
-struct Waiter {
-    reply: oneshot::Sender<Outcome>,
-    _held: Permit,
-}
-
-#[derive(Debug)]
-struct Open {
-    records: Vec<Record>,
-    waiters: Vec<Waiter>,
-    size_bytes: usize,
-    since: Instant,
-}
-
-#[derive(Debug)]
-struct Batch {
-    body: Body,
-    waiters: Vec<Waiter>,
-    sequence: Option<i32>,
-    since: Instant,
-    attempts: u32,
-    maybe_written: bool,
-}
-
-impl Batch {
-    fn finish(self, outcome: &Outcome) {
-        for (n, waiter) in (0i64..).zip(self.waiters) {
-            let outcome = outcome.clone().map(|delivery| Delivery {
-                offset: if delivery.offset < 0 { -1 } else { delivery.offset + n },
-                ..delivery
-            });
-            // The caller may not care.
-            drop(waiter.reply.send(outcome));
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    open: Option<Open>,
-    ready: VecDeque<Batch>,
-    in_flight: usize,
-    next_sequence: i32,
-    retrying: bool,
-}
-
-impl Queue {
-    fn is_idle(&self) -> bool {
-        self.open.is_none() && self.ready.is_empty() && self.in_flight == 0
-    }
-
-    fn put_back(&mut self, batch: Batch) {
-        let later = |other: &Batch| match (other.sequence, batch.sequence) {
-            (Some(other), Some(own)) => other.wrapping_sub(own) > 0,
-            (other, _) => other.is_none(),
-        };
-        let at = self.ready.iter().position(later).unwrap_or(self.ready.len());
-        self.ready.insert(at, batch);
-    }
-}
+use crate::{
+    base::TopicId,
+    client::{
+        admin::words,
+        cluster::{self, Client, Lane, Target},
+        connection,
+        error::ClientError,
+        offsets::Partition,
+        produce::{self, Acks, Addressed},
+        records::{Body, Writer},
+        wire::Error as WireError,
+    },
+};
 
 struct Answered {
     node: i32,
@@ -292,7 +43,7 @@ enum Side {
     Identified(Result<(i64, i16), ClientError>),
 }
 
-struct Task {
+pub(super) struct Task {
     client: Client,
     lane: Lane,
     config: Arc<ProducerConfig>,
@@ -315,7 +66,31 @@ struct Task {
 }
 
 impl Task {
-    async fn run(mut self) {
+    pub(super) fn new(
+        client: Client,
+        config: Arc<ProducerConfig>,
+        sticky: Sticky,
+        inbox: mpsc::Receiver<Command>,
+    ) -> Self {
+        Self {
+            lane: client.lane(),
+            client,
+            resetting: config.idempotent,
+            config,
+            sticky,
+            inbox,
+            partitions: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            requests: FuturesUnordered::new(),
+            side: None,
+            identity: None,
+            flushes: Vec::new(),
+            wait_until: None,
+            failures: 0,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
         let mut open = true;
         while open || !self.partitions.values().all(Queue::is_idle) {
             self.close_due();
@@ -705,23 +480,6 @@ impl Task {
     }
 }
 
-/// Sequences start again from 0 behind the greatest.
-pub(crate) const fn add_sequence(sequence: i32, count: i32) -> i32 {
-    if sequence > i32::MAX - count { count - (i32::MAX - sequence) - 1 } else { sequence + count }
-}
-
-/// Asks for a producer id and epoch.
-pub(crate) async fn identify(client: &Client) -> Result<(i64, i16), ClientError> {
-    let request = InitProducerIdRequest::default()
-        .with_transactional_id(None)
-        .with_transaction_timeout_ms(60_000)
-        .with_producer_id(ProducerId(-1))
-        .with_producer_epoch(-1);
-    let response = client.call(Target::Any, Lane::GENERAL, &request).await?;
-    ClientError::check(ApiKey::InitProducerId, response.error_code, None, || "producer".into())?;
-    Ok((response.producer_id.0, response.producer_epoch))
-}
-
 async fn ask(
     client: &Client,
     node: i32,
@@ -740,7 +498,7 @@ async fn ask(
     let address = Arc::clone(pending.address());
     // The broker counts the timeout from when it has read the request.
     let deadline = Instant::now() + timeout + Duration::from_secs(1);
-    let response = super::connection::wait_until(&connection, pending, deadline).await?;
+    let response = connection::wait_until(&connection, pending, deadline).await?;
     if acks == Acks::None {
         return Ok(None);
     }
@@ -770,42 +528,5 @@ fn read(response: &ProduceResponse, partition: &Partition, client: &Client) -> O
             let message = words(&found.error_message);
             Err(ClientError::refused(ApiKey::Produce, partition.to_string(), error, message))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sequences_go_round() {
-        assert_eq!(add_sequence(0, 5), 5);
-        assert_eq!(add_sequence(i32::MAX, 1), 0);
-        assert_eq!(add_sequence(i32::MAX - 2, 5), 2);
-    }
-
-    #[test]
-    fn a_batch_goes_back_to_its_place() {
-        let body = Body {
-            bytes: bytes::Bytes::new(),
-            count: 1,
-            attributes: 0,
-            base_timestamp_ms: 0,
-            max_timestamp_ms: 0,
-        };
-        let batch = |sequence| Batch {
-            body: body.clone(),
-            waiters: Vec::new(),
-            sequence,
-            since: Instant::now(),
-            attempts: 1,
-            maybe_written: false,
-        };
-        let mut queue = Queue::default();
-        for sequence in [None, Some(7), Some(5), Some(6)] {
-            queue.put_back(batch(sequence));
-        }
-        let order: Vec<_> = queue.ready.iter().map(|batch| batch.sequence).collect();
-        assert_eq!(order, [Some(5), Some(6), Some(7), None]);
     }
 }

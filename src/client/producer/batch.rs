@@ -1,0 +1,99 @@
+//! Batches of one partition on their way, in the order of their sequences.
+
+use std::collections::VecDeque;
+
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{Delivery, Outcome, Permit};
+use crate::client::records::{Body, Record};
+
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) reply: oneshot::Sender<Outcome>,
+    pub(super) _held: Permit,
+}
+
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) records: Vec<Record>,
+    pub(super) waiters: Vec<Waiter>,
+    pub(super) size_bytes: usize,
+    pub(super) since: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) body: Body,
+    pub(super) waiters: Vec<Waiter>,
+    pub(super) sequence: Option<i32>,
+    pub(super) since: Instant,
+    pub(super) attempts: u32,
+    pub(super) maybe_written: bool,
+}
+
+impl Batch {
+    pub(super) fn finish(self, outcome: &Outcome) {
+        for (n, waiter) in (0i64..).zip(self.waiters) {
+            let outcome = outcome.clone().map(|delivery| Delivery {
+                offset: if delivery.offset < 0 { -1 } else { delivery.offset + n },
+                ..delivery
+            });
+            // The caller may not care.
+            drop(waiter.reply.send(outcome));
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pub(super) open: Option<Open>,
+    pub(super) ready: VecDeque<Batch>,
+    pub(super) in_flight: usize,
+    pub(super) next_sequence: i32,
+    pub(super) retrying: bool,
+}
+
+impl Queue {
+    pub(super) fn is_idle(&self) -> bool {
+        self.open.is_none() && self.ready.is_empty() && self.in_flight == 0
+    }
+
+    pub(super) fn put_back(&mut self, batch: Batch) {
+        let later = |other: &Batch| match (other.sequence, batch.sequence) {
+            (Some(other), Some(own)) => other.wrapping_sub(own) > 0,
+            (other, _) => other.is_none(),
+        };
+        let at = self.ready.iter().position(later).unwrap_or(self.ready.len());
+        self.ready.insert(at, batch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_goes_back_to_its_place() {
+        let body = Body {
+            bytes: bytes::Bytes::new(),
+            count: 1,
+            attributes: 0,
+            base_timestamp_ms: 0,
+            max_timestamp_ms: 0,
+        };
+        let batch = |sequence| Batch {
+            body: body.clone(),
+            waiters: Vec::new(),
+            sequence,
+            since: Instant::now(),
+            attempts: 1,
+            maybe_written: false,
+        };
+        let mut queue = Queue::default();
+        for sequence in [None, Some(7), Some(5), Some(6)] {
+            queue.put_back(batch(sequence));
+        }
+        let order: Vec<_> = queue.ready.iter().map(|batch| batch.sequence).collect();
+        assert_eq!(order, [Some(5), Some(6), Some(7), None]);
+    }
+}
