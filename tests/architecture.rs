@@ -1,0 +1,256 @@
+//! Holds the shape of `src/`: which module may import which, and how long a file may grow.
+//!
+//! `ARCHITECTURE.md` says why. A change of the table below is a change of the architecture.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Every module of `src/`, and what it may import besides itself. A module stands below those that
+/// it imports, so the table cannot hold a cycle.
+const IMPORTS: &[(&str, &[&str])] = &[
+    ("base", &[]),
+    ("protocol", &["base"]),
+    ("config", &["base", "protocol"]),
+    ("metadata", &["base", "protocol", "config"]),
+    ("quorum", &["base", "config", "metadata"]),
+    ("controller", &["base", "protocol", "config", "metadata", "quorum"]),
+    ("log", &["base", "protocol", "config"]),
+    ("coordinator", &["base", "protocol", "metadata"]),
+    ("group", &["base", "protocol", "metadata", "coordinator"]),
+    ("replication", &["base", "protocol", "config", "metadata", "log", "coordinator"]),
+    ("net", &["base", "protocol", "config"]),
+    (
+        "api",
+        &[
+            "base",
+            "protocol",
+            "config",
+            "metadata",
+            "quorum",
+            "controller",
+            "log",
+            "coordinator",
+            "group",
+            "replication",
+            "net",
+        ],
+    ),
+    ("client", &["base", "protocol"]),
+    ("observability", &["base", "config", "net"]),
+    (
+        "node",
+        &[
+            "base",
+            "protocol",
+            "config",
+            "metadata",
+            "quorum",
+            "controller",
+            "log",
+            "coordinator",
+            "group",
+            "replication",
+            "net",
+            "api",
+            "observability",
+        ],
+    ),
+    (
+        "cli",
+        &[
+            "base",
+            "protocol",
+            "config",
+            "metadata",
+            "log",
+            "group",
+            "client",
+            "observability",
+            "node",
+        ],
+    ),
+];
+
+/// Imports that only some files of a module may use: the module, what it imports, and how the names
+/// of those files start.
+const ONLY_IN: &[(&str, &str, &[&str])] = &[
+    // Decisions are pure; one driver takes them to the quorum.
+    ("controller", "quorum", &["driver"]),
+];
+
+/// The most lines of a file, its tests apart.
+const MAX_LINES: usize = 700;
+
+/// One file of `src/`.
+struct Source {
+    /// Relative to `src/`.
+    path: PathBuf,
+    text: String,
+}
+
+impl Source {
+    /// The module that it belongs to. `None` for the roots of the crates.
+    fn module(&self) -> Option<&str> {
+        let mut parts = self.path.iter();
+        let first = parts.next()?.to_str()?;
+        parts.next().map(|_| first)
+    }
+
+    fn is_test(&self) -> bool {
+        self.path.iter().any(|part| part == "tests" || part == "tests.rs")
+    }
+
+    /// Lines up to the tests at the end.
+    fn product_lines(&self) -> usize {
+        if self.is_test() {
+            return 0;
+        }
+        let lines: Vec<&str> = self.text.lines().collect();
+        let tests = lines.windows(2).position(|pair| {
+            pair[0] == "#[cfg(test)]" && pair[1].starts_with("mod ") && pair[1].ends_with('{')
+        });
+        tests.unwrap_or(lines.len())
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut found, mut directories) = (Vec::new(), vec![root.clone()]);
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).expect("a directory that was listed") {
+            let path = entry.expect("a readable entry").path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("a readable file");
+                let path = path.strip_prefix(&root).expect("found below the root").into();
+                found.push(Source { path, text });
+            }
+        }
+    }
+    assert!(found.len() > 50, "src/ was not found");
+    found
+}
+
+/// The modules that a file names by paths from the crate's root.
+fn imports(text: &str) -> BTreeSet<String> {
+    let code: String = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    let is_part_of_name = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
+    let mut found = BTreeSet::new();
+    for (at, root) in code.match_indices("crate::") {
+        if code[..at].ends_with(is_part_of_name) {
+            continue;
+        }
+        let tail = &code[at + root.len()..];
+        if tail.starts_with('{') {
+            found.extend(first_names(tail));
+        } else {
+            found.extend(leading_name(tail));
+        }
+    }
+    found
+}
+
+fn leading_name(path: &str) -> Option<String> {
+    let name: String = path.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    (!name.is_empty()).then_some(name)
+}
+
+/// What the paths between a brace and its counterpart start with.
+fn first_names(tree: &str) -> Vec<String> {
+    let (mut depth, mut names, mut starts) = (0, Vec::new(), true);
+    for (at, c) in tree.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 1 => starts = true,
+            _ if depth == 1 && starts && !c.is_whitespace() => {
+                names.extend(leading_name(&tree[at..]));
+                starts = false;
+            }
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    names
+}
+
+#[test]
+fn modules_import_only_what_the_table_allows() {
+    let table: BTreeMap<&str, &[&str]> = IMPORTS.iter().copied().collect();
+    let mut refused = Vec::new();
+    for source in sources() {
+        let Some(module) = source.module() else { continue };
+        let Some(allowed) = table.get(module) else {
+            refused.push(format!("{module} is not in the table"));
+            continue;
+        };
+        let path = source.path.display();
+        for import in imports(&source.text) {
+            // What is defined at the root itself, such as a macro, is no module.
+            if import == module || !table.contains_key(import.as_str()) {
+                continue;
+            }
+            if !allowed.contains(&import.as_str()) {
+                refused.push(format!("src/{path} imports {import}, which {module} may not"));
+            }
+            let within = source.path.strip_prefix(module).unwrap().to_str().unwrap();
+            for (of, what, files) in ONLY_IN {
+                let elsewhere = !files.iter().any(|file| within.starts_with(file));
+                if (*of, *what) == (module, &import) && elsewhere && !source.is_test() {
+                    refused.push(format!("src/{path} imports {import}: only {files:?} may"));
+                }
+            }
+        }
+    }
+    assert!(refused.is_empty(), "\n{}\n", refused.join("\n"));
+}
+
+#[test]
+fn the_table_has_no_cycle() {
+    let mut above = BTreeSet::new();
+    for (module, imports) in IMPORTS {
+        for import in *imports {
+            assert!(above.contains(import), "{module} imports {import}, which stands no higher");
+        }
+        assert!(above.insert(module), "{module} stands twice");
+    }
+}
+
+#[test]
+fn files_stay_short_enough_to_read() {
+    let mut long = Vec::new();
+    for source in sources() {
+        let lines = source.product_lines();
+        if lines > MAX_LINES {
+            let path = source.path.display();
+            long.push(format!("src/{path} has {lines} lines without its tests"));
+        }
+    }
+    assert!(long.is_empty(), "more than {MAX_LINES} lines:\n{}\n", long.join("\n"));
+}
+
+#[test]
+fn imports_are_found_in_every_form() {
+    let text = "\
+//! See [`crate::cli`].
+use crate::base::Clock;
+use crate::{
+    log::{Dir, StdDir},
+    metadata::MetadataImage, net,
+};
+fn now() -> crate::config::Value {
+    $crate::node!(); other_crate::api::call(); pub(in crate::quorum) fn f() {}
+}";
+    let expected = ["base", "config", "log", "metadata", "net", "quorum"];
+    assert_eq!(imports(text), expected.map(String::from).into());
+}
