@@ -141,9 +141,9 @@ pub(super) async fn serve<H: Handler, S: AsyncRead + AsyncWrite + Send + Unpin>(
         let reads = closing.is_none()
             && starting.is_none()
             && in_flight < limits.max_in_flight_requests.max(1);
-        let deadline = deadline(&reader, quiet, reads, active_at, &limits, &shared.means);
-        if deadline < timer.deadline() {
-            timer.as_mut().reset(deadline);
+        let due = deadline(&reader, quiet, reads, active_at, &limits, &shared.means);
+        if due < timer.deadline() {
+            timer.as_mut().reset(due);
         }
         tokio::select! {
             biased;
@@ -165,7 +165,8 @@ pub(super) async fn serve<H: Handler, S: AsyncRead + AsyncWrite + Send + Unpin>(
             }
             read = reader.next(&mut incoming, limits.request_max_bytes, &shared.budget), if reads => {
                 let (frame, memory) = match read {
-                    Ok(read) => read,
+                    Ok(Some(read)) => read,
+                    Ok(None) => continue,
                     Err(error) => return error.into(),
                 };
                 active_at = frame.received_at;
@@ -173,12 +174,14 @@ pub(super) async fn serve<H: Handler, S: AsyncRead + AsyncWrite + Send + Unpin>(
             }
             () = &mut timer => {
                 let now = Instant::now();
+                // Bytes that arrived meanwhile have put it off.
+                let due = deadline(&reader, quiet, reads, active_at, &limits, &shared.means);
                 if reader.waits_for_memory() {
                     timer.as_mut().reset(now + shared.means.pace.grace);
-                } else if now >= deadline {
+                } else if now >= due {
                     return if reader.partial().is_some() { End::SlowRequest } else { End::Idle };
                 } else {
-                    timer.as_mut().reset(deadline);
+                    timer.as_mut().reset(due);
                 }
             }
         }

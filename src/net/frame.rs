@@ -98,20 +98,23 @@ impl FrameReader {
         self.started.map(|started| (started, self.buffer.len() as u64))
     }
 
-    /// Waits for the next request. Cancel safe.
+    /// Waits for the next request. `None` once the first bytes of one are here but not all of it:
+    /// from then on it has a deadline, see [`Self::partial`]. Cancel safe.
     pub(super) async fn next<S: AsyncRead + Unpin>(
         &mut self,
         stream: &mut S,
         limit: usize,
         budget: &Budget,
-    ) -> Result<(Frame, Reservation), ReadError> {
+    ) -> Result<Option<(Frame, Reservation)>, ReadError> {
+        let was_idle = self.started.is_none();
         loop {
             let claimed = self.claimed(limit)?;
             match claimed {
                 Some(length) if self.buffer.len() >= PREFIX_BYTES + length => {
                     self.reserve(budget, length).await;
-                    return Ok(self.take(length));
+                    return Ok(Some(self.take(length)));
                 }
+                _ if was_idle && self.started.is_some() => return Ok(None),
                 Some(length) if PREFIX_BYTES + length > FIRST_READ_BYTES => {
                     self.read_large(stream, PREFIX_BYTES + length, budget).await?;
                 }

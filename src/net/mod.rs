@@ -21,6 +21,8 @@ mod listener;
 mod log_limit;
 mod metrics;
 mod server;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::{net::IpAddr, time::Duration};
