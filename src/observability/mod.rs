@@ -18,6 +18,8 @@ mod process;
 mod readiness;
 mod registry;
 mod render;
+#[cfg(test)]
+mod tests;
 
 pub use logging::{InvalidLevel, LogLevel};
 pub use process::process_metrics;
