@@ -61,9 +61,15 @@ impl Default for LogConfig {
 }
 
 impl LogConfig {
+    /// The age at which a segment rolls: compaction leaves the active one alone, so what must be
+    /// compacted by some time must have left it by then.
+    pub(super) fn roll_ms(&self) -> i64 {
+        if self.compact { self.segment_ms.min(self.max_compaction_lag_ms) } else { self.segment_ms }
+    }
+
     /// How much earlier than `segment.ms` the segment at `base` rolls: the same in every run.
     pub(super) fn jitter_ms(&self, log: &str, base: Offset) -> i64 {
-        let most = self.segment_jitter_ms.min(self.segment_ms);
+        let most = self.segment_jitter_ms.min(self.roll_ms());
         if most <= 0 {
             return 0;
         }

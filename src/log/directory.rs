@@ -67,7 +67,6 @@ pub struct LogDirectory {
     found: Found,
     /// Orders the writes of checkpoints.
     checkpoints: Mutex<()>,
-    cleaner_points: Mutex<Offsets>,
     deletions: Mutex<u64>,
 }
 
@@ -113,7 +112,7 @@ impl LogDirectory {
             log_starts: read_offsets(&disk, LOG_STARTS)?,
             high_watermarks: read_offsets(&disk, HIGH_WATERMARKS)?,
         };
-        let cleaner_points = Mutex::new(read_offsets(&disk, CLEANER)?);
+        *disk.cleaner_points.lock() = read_offsets(&disk, CLEANER)?;
         for entry in disk.run(Operation::List, "", |dir| dir.list(""))? {
             if entry.is_dir && is_log_name(&entry.name) {
                 found.names.push(entry.name);
@@ -133,7 +132,6 @@ impl LogDirectory {
             logs: RwLock::default(),
             found,
             checkpoints: Mutex::default(),
-            cleaner_points,
             deletions: Mutex::default(),
         })
     }
@@ -266,6 +264,7 @@ impl LogDirectory {
         }
         // A former log of that name must not lend its recovery point to this one.
         self.disk.lower_recovery_point(&name, Offset::ZERO)?;
+        self.disk.lower_cleaner_point(&name, Offset::ZERO)?;
         self.disk.run(Operation::Create, &name, |dir| dir.create_dir(&name))?;
         self.write_metadata(&name, topic_id)?;
         let checkpointed = Checkpointed {
@@ -369,7 +368,31 @@ impl LogDirectory {
     /// Up to where a log is compacted.
     #[must_use]
     pub fn cleaner_point(&self, name: &str) -> Option<Offset> {
-        self.cleaner_points.lock().get(name).copied()
+        self.disk.cleaner_points.lock().get(name).copied()
+    }
+
+    /// The log that gains most from [`Log::compact`] now, if any is worth it: one whose oldest
+    /// dirty record waits longer than `max.compaction.lag.ms`, or the one with the highest ratio
+    /// of dirty bytes above its `min.cleanable.dirty.ratio`. `stable_offset` gives the last stable
+    /// offset of a log, and none for a log that is to be left alone.
+    #[must_use]
+    pub fn most_dirty(
+        &self,
+        now_ms: i64,
+        stable_offset: impl Fn(&Log) -> Option<Offset>,
+    ) -> Option<Arc<Log>> {
+        let candidates = self.logs().into_iter().filter_map(|log| {
+            let config = log.config();
+            if !config.compact {
+                return None;
+            }
+            let dirtiness = log.dirtiness(now_ms, stable_offset(&log)?)?;
+            let due = dirtiness.overdue || dirtiness.ratio > config.min_cleanable_dirty_ratio;
+            due.then_some((dirtiness, log))
+        });
+        let most = candidates
+            .max_by(|(a, _), (b, _)| a.overdue.cmp(&b.overdue).then(a.ratio.total_cmp(&b.ratio)));
+        most.map(|(_, log)| log)
     }
 
     /// Closes all logs in order, so that the next start has nothing to recover.

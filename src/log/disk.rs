@@ -18,7 +18,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    checkpoint::{Offsets, RECOVERY_POINTS, encode_offsets},
+    checkpoint::{CLEANER, Offsets, RECOVERY_POINTS, encode_offsets},
     dir::{Dir, File, Open, read_all, replace},
     error::{Damage, LogError, Operation, StorageError},
 };
@@ -39,6 +39,8 @@ pub(crate) struct Disk {
     on_offline: OnceLock<OnOffline>,
     /// The recovery points as the checkpoint on disk has them.
     pub(crate) recovery_points: Mutex<Offsets>,
+    /// Up to where each log is compacted, as the checkpoint on disk has it.
+    pub(crate) cleaner_points: Mutex<Offsets>,
 }
 
 #[derive(Default)]
@@ -91,6 +93,7 @@ impl Disk {
             failure: OnceLock::new(),
             on_offline: OnceLock::new(),
             recovery_points: Mutex::default(),
+            cleaner_points: Mutex::default(),
         }
     }
 
@@ -215,6 +218,37 @@ impl Disk {
         };
         *point = to;
         self.write_recovery_points(&points)
+    }
+
+    /// Lowers the offset up to which a log is compacted before the log is cut below it, so that
+    /// what comes in its place is not taken for clean.
+    pub(crate) fn lower_cleaner_point(&self, log: &str, to: Offset) -> Result<(), LogError> {
+        let mut points = self.cleaner_points.lock();
+        if points.get(log).is_none_or(|point| *point <= to) {
+            return Ok(());
+        }
+        Self::set_point(&mut points, log, to);
+        self.write_cleaner_points(&points)
+    }
+
+    /// Notes up to where a log is compacted.
+    pub(crate) fn raise_cleaner_point(&self, log: &str, to: Offset) -> Result<(), LogError> {
+        let mut points = self.cleaner_points.lock();
+        Self::set_point(&mut points, log, to);
+        self.write_cleaner_points(&points)
+    }
+
+    fn set_point(points: &mut Offsets, log: &str, to: Offset) {
+        if to == Offset::ZERO {
+            points.remove(log);
+        } else {
+            points.insert(log.to_owned(), to);
+        }
+    }
+
+    fn write_cleaner_points(&self, points: &Offsets) -> Result<(), LogError> {
+        let points = points.iter().map(|(name, offset)| (name.as_str(), *offset));
+        self.replace(CLEANER, encode_offsets(points).as_bytes())
     }
 
     pub(crate) fn write_recovery_points(&self, points: &Offsets) -> Result<(), LogError> {

@@ -139,9 +139,14 @@ pub(crate) fn add_sequence(sequence: i32, count: i32) -> i32 {
     ((i64::from(sequence) + i64::from(count)) & i64::from(i32::MAX)) as i32
 }
 
+/// The CRC that a whole batch should have.
+pub(crate) fn crc_of(batch: &[u8]) -> u32 {
+    crc32c::crc32c(&batch[CRC_FROM..])
+}
+
 /// The CRC of a whole batch as its bytes say.
 pub(crate) fn check_crc(header: &Header, batch: &[u8]) -> Result<(), Damage> {
-    let computed = crc32c::crc32c(&batch[CRC_FROM..]);
+    let computed = crc_of(batch);
     if computed == header.crc { Ok(()) } else { Err(Damage::Crc { stored: header.crc, computed }) }
 }
 

@@ -13,6 +13,8 @@
 //! cut; a directory that failed once is offline for good and says why.
 
 mod checkpoint;
+mod clean;
+mod compact;
 mod config;
 mod dir;
 mod directory;
@@ -35,6 +37,7 @@ mod tests;
 mod truncate;
 
 pub use checkpoint::MetaProperties;
+pub use compact::{Compact, Compacted, Dirtiness};
 pub use config::LogConfig;
 pub use dir::{Dir, Entry, File, Lock, Open, Space};
 pub use directory::{CreateError, LogDirectory, OpenError};

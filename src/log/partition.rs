@@ -40,6 +40,8 @@ pub struct Log {
     pub(super) disk: Arc<Disk>,
     pub(super) config: RwLock<Arc<LogConfig>>,
     pub(super) writer: Mutex<()>,
+    /// Held by the one compaction that runs; taken before `writer`.
+    pub(super) compaction: Mutex<()>,
     pub(super) state: RwLock<State>,
     /// Files were made or removed since the directory was last synced.
     pub(super) dir_dirty: AtomicBool,
@@ -56,6 +58,8 @@ pub(super) struct State {
     pub(super) producers: Producers,
     /// Raised whenever published bytes are cut or replaced.
     pub(super) generation: u64,
+    /// Raised whenever whole segments go from the front.
+    pub(super) removals: u64,
     /// When the active segment was made.
     pub(super) rolled_ms: i64,
     pub(super) closed: bool,
@@ -227,7 +231,7 @@ impl Log {
         }
     }
 
-    fn check_open(&self) -> Result<(), LogError> {
+    pub(super) fn check_open(&self) -> Result<(), LogError> {
         self.disk.check()?;
         if self.state.read().closed {
             return Err(LogError::Closed(Arc::clone(&self.name)));
@@ -427,7 +431,7 @@ impl Log {
             _ => now_ms - rolled_ms,
         };
         let due = u64::from(held) + size > u64::from(config.segment_bytes)
-            || age_ms > config.segment_ms - config.jitter_ms(&self.name, segment.base)
+            || age_ms > config.roll_ms() - config.jitter_ms(&self.name, segment.base)
             || segment.indexes_full(Self::limits(config))
             || last_offset.since(segment.base) > i64::from(i32::MAX);
         if due { self.roll(self.log_end_offset(), now_ms) } else { Ok(()) }

@@ -157,23 +157,24 @@ impl Log {
         from: Offset,
         upper_bound: Offset,
     ) -> Result<Vec<AbortedTxn>, LogError> {
-        self.disk.check()?;
-        let segments = {
-            let state = self.state.read();
-            state.segments[state.segment_at(from)..].to_vec()
-        };
-        let mut aborted = Vec::new();
-        for segment in segments {
-            for txn in segment.aborted(&self.disk)? {
-                if txn.last_offset >= from && txn.first_offset < upper_bound {
-                    aborted.push(txn);
+        self.with_retries(
+            |view| {
+                let mut aborted = Vec::new();
+                let at = view.segments.partition_point(|segment| segment.base <= from);
+                for segment in &view.segments[at.saturating_sub(1)..] {
+                    for txn in segment.aborted(&self.disk)? {
+                        if txn.last_offset >= from && txn.first_offset < upper_bound {
+                            aborted.push(txn);
+                        }
+                        if txn.last_stable_offset >= upper_bound {
+                            return Ok(aborted);
+                        }
+                    }
                 }
-                if txn.last_stable_offset >= upper_bound {
-                    return Ok(aborted);
-                }
-            }
-        }
-        Ok(aborted)
+                Ok(aborted)
+            },
+            None,
+        )
     }
 
     fn with_retries<T>(
@@ -186,7 +187,11 @@ impl Log {
             self.disk.check()?;
             let view = self.view(from)?;
             let result = run(&view);
-            let cut = self.state.read().generation != view.generation;
+            let cut = {
+                let state = self.state.read();
+                state.generation != view.generation
+                    || result.is_err() && state.removals != view.removals
+            };
             if !cut || retries == MAX_RETRIES {
                 return result.map_err(|error| match error {
                     LogError::Corrupt { .. } if !cut => self.disk.fail(error),
@@ -220,7 +225,14 @@ impl Log {
         } else {
             None
         };
-        Ok(View { segments, next_base: rest, start, end, generation: state.generation })
+        Ok(View {
+            segments,
+            next_base: rest,
+            start,
+            end,
+            generation: state.generation,
+            removals: state.removals,
+        })
     }
 }
 
@@ -232,6 +244,7 @@ struct View {
     start: Offset,
     end: Offset,
     generation: u64,
+    removals: u64,
 }
 
 type Located<'a> = (&'a Arc<Segment>, Option<Offset>, super::scan::Found);

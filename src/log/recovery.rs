@@ -158,6 +158,7 @@ impl Log {
             epochs,
             producers,
             generation: 0,
+            removals: 0,
             rolled_ms: now_ms,
             closed: false,
         };
@@ -167,6 +168,7 @@ impl Log {
             disk: Arc::clone(disk),
             config: RwLock::new(config),
             writer: Mutex::new(()),
+            compaction: Mutex::new(()),
             state: RwLock::new(state),
             dir_dirty: AtomicBool::new(!checkpointed.clean),
             epochs_dirty: AtomicBool::new(epochs_changed),

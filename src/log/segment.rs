@@ -6,7 +6,7 @@
 
 use std::{io, io::IoSlice, sync::Arc};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::{
     dir::{File, Open},
@@ -55,6 +55,23 @@ pub struct AbortedTxn {
     pub last_stable_offset: Offset,
 }
 
+impl AbortedTxn {
+    fn encode(&self) -> [u8; ABORTED_TXN_BYTES] {
+        // The first two bytes are the version, 0.
+        let mut bytes = [0; ABORTED_TXN_BYTES];
+        let fields = [
+            self.producer_id.0,
+            self.first_offset.0,
+            self.last_offset.0,
+            self.last_stable_offset.0,
+        ];
+        for (i, field) in fields.into_iter().enumerate() {
+            bytes[2 + 8 * i..10 + 8 * i].copy_from_slice(&field.to_be_bytes());
+        }
+        bytes
+    }
+}
+
 /// Sizes after which indexes get entries and count as full.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct IndexLimits {
@@ -68,6 +85,17 @@ pub(crate) struct Segment {
     pub(crate) log: Arc<str>,
     pub(crate) base: Offset,
     state: Mutex<State>,
+    access: RwLock<Access>,
+}
+
+/// How a segment comes by its files.
+#[derive(Debug)]
+enum Access {
+    ByName,
+    /// Its files do not have their names yet.
+    Pinned([Arc<dyn File>; 4]),
+    /// Its files are gone or belong to a segment that took its place: none may be opened again.
+    Retired,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -89,7 +117,13 @@ impl Segment {
     }
 
     fn with(disk: &Disk, log: &Arc<str>, base: Offset, state: State) -> Self {
-        Self { id: disk.next_id(), log: Arc::clone(log), base, state: Mutex::new(state) }
+        Self {
+            id: disk.next_id(),
+            log: Arc::clone(log),
+            base,
+            state: Mutex::new(state),
+            access: RwLock::new(Access::ByName),
+        }
     }
 
     /// A segment that was closed in order: its files are taken at their word.
@@ -135,7 +169,30 @@ impl Segment {
     }
 
     pub(crate) fn file(&self, disk: &Disk, kind: Kind) -> Result<Arc<dyn File>, LogError> {
-        disk.handle((self.id, kind as u8), || self.path(kind), Open::OrCreate)
+        // Held while the file is opened, so that none is opened under a name that was given away.
+        let access = self.access.read();
+        match &*access {
+            Access::ByName => {
+                disk.handle((self.id, kind as u8), || self.path(kind), Open::OrCreate)
+            }
+            Access::Pinned(files) => Ok(Arc::clone(&files[kind as usize])),
+            Access::Retired => Err(LogError::Closed(Arc::clone(&self.log))),
+        }
+    }
+
+    /// Opens none of its files from now on. Who has one open goes on reading.
+    pub(crate) fn retire(&self, disk: &Disk) {
+        *self.access.write() = Access::Retired;
+        disk.forget(self.id);
+    }
+
+    /// Uses these files until [`Self::unpin`], whatever their names.
+    pub(crate) fn pin(&self, files: [Arc<dyn File>; 4]) {
+        *self.access.write() = Access::Pinned(files);
+    }
+
+    pub(crate) fn unpin(&self) {
+        *self.access.write() = Access::ByName;
     }
 
     fn read<T>(&self, disk: &Disk, kind: Kind, result: io::Result<T>) -> Result<T, LogError> {
@@ -242,6 +299,28 @@ impl Segment {
             result.map_err(|e| disk.failed(Operation::Write, &self.path(Kind::TimeIndex), e))?;
         }
         Ok(())
+    }
+
+    /// Writes the indexes of a segment that is not in its place yet to the files given.
+    pub(crate) fn write_indexes_to(
+        &self,
+        index: &dyn File,
+        times: &dyn File,
+        aborted: (&dyn File, &[AbortedTxn]),
+    ) -> io::Result<()> {
+        let mut state = self.state.lock();
+        self.push_time(&mut state);
+        state.offsets.write(index)?;
+        state.times.write(times)?;
+        let entries: Vec<u8> = aborted.1.iter().flat_map(AbortedTxn::encode).collect();
+        aborted.0.write_at(0, &mut [IoSlice::new(&entries)])?;
+        state.aborted_txns = aborted.1.len() as u32;
+        Ok(())
+    }
+
+    pub(crate) fn index_bytes(&self) -> u64 {
+        let state = self.state.lock();
+        state.offsets.len_bytes().max(state.times.len_bytes())
     }
 
     /// Makes the given files survive a power cut.
@@ -372,13 +451,7 @@ impl Segment {
     pub(crate) fn add_aborted(&self, disk: &Disk, txn: AbortedTxn) -> Result<(), LogError> {
         let file = self.file(disk, Kind::TxnIndex)?;
         let mut state = self.state.lock();
-        let mut bytes = [0; ABORTED_TXN_BYTES];
-        // The first two bytes are the version, 0.
-        let fields =
-            [txn.producer_id.0, txn.first_offset.0, txn.last_offset.0, txn.last_stable_offset.0];
-        for (i, field) in fields.into_iter().enumerate() {
-            bytes[2 + 8 * i..10 + 8 * i].copy_from_slice(&field.to_be_bytes());
-        }
+        let bytes = txn.encode();
         let position = u64::from(state.aborted_txns) * ABORTED_TXN_BYTES as u64;
         file.write_at(position, &mut [IoSlice::new(&bytes)])
             .map_err(|e| disk.failed(Operation::Write, &self.path(Kind::TxnIndex), e))?;
@@ -438,7 +511,7 @@ impl Segment {
 
     /// Removes the files. Who still reads them goes on reading.
     pub(crate) fn remove(&self, disk: &Disk) -> Result<(), LogError> {
-        disk.forget(self.id);
+        self.retire(disk);
         for kind in Kind::ALL.into_iter().rev() {
             let path = self.path(kind);
             disk.run(Operation::Remove, &path, |dir| dir.remove_file(&path))?;

@@ -50,27 +50,42 @@ pub(super) fn complete(disk: &Disk, name: &str) -> Result<(), LogError> {
 }
 
 /// Removes the segments at `old` and gives the `.swap` files at `base` their final names.
+///
+/// May be run again after a crash at any point of it: the new `.log` takes its name last, and only
+/// after everything before is durable.
 pub(super) fn replace(
     disk: &Disk,
     name: &str,
     base: Offset,
     old: &[Offset],
 ) -> Result<(), LogError> {
-    for old in old {
+    for old in old.iter().filter(|old| **old != base) {
         for kind in Kind::ALL.into_iter().rev() {
-            // The new log takes the place of the old one in a single rename.
-            if *old != base || kind != Kind::Log {
-                remove(disk, &path(name, *old, kind.suffix()))?;
-            }
+            remove(disk, &path(name, *old, kind.suffix()))?;
         }
-        if *old != base {
-            remove(disk, &path(name, *old, ".snapshot"))?;
-        }
+        remove(disk, &path(name, *old, ".snapshot"))?;
     }
     for kind in Kind::ALL.into_iter().rev() {
+        if kind == Kind::Log {
+            disk.run(Operation::Sync, name, |dir| dir.sync_dir(name))?;
+        }
+        // A compacted segment has files of all kinds, so each takes the place of an old one.
         let to = path(name, base, kind.suffix());
         let from = format!("{to}.swap");
         disk.run_optional(Operation::Rename, &from, |dir| dir.rename(&from, &to))?;
+    }
+    disk.run(Operation::Sync, name, |dir| dir.sync_dir(name))
+}
+
+/// Gives the `.cleaned` files at `base`, which are synced, the names that decide the swap.
+pub(super) fn decide(disk: &Disk, name: &str, base: Offset) -> Result<(), LogError> {
+    for kind in Kind::ALL.into_iter().rev() {
+        if kind == Kind::Log {
+            disk.run(Operation::Sync, name, |dir| dir.sync_dir(name))?;
+        }
+        let to = path(name, base, kind.suffix());
+        let (from, to) = (format!("{to}.cleaned"), format!("{to}.swap"));
+        disk.run(Operation::Rename, &from, |dir| dir.rename(&from, &to))?;
     }
     disk.run(Operation::Sync, name, |dir| dir.sync_dir(name))
 }

@@ -32,6 +32,7 @@ impl Log {
         let cut = segment.locate(&self.disk, offset)?;
         let end = cut.map_or(offset, |cut| offset.min(cut.header.base_offset));
         self.disk.lower_recovery_point(&self.name, end)?;
+        self.disk.lower_cleaner_point(&self.name, end)?;
         {
             // Readers see the shorter log before any byte of it goes.
             let mut state = self.state.write();
@@ -67,6 +68,7 @@ impl Log {
 
     fn start_over(&self, offset: Offset) -> Result<(), LogError> {
         self.disk.lower_recovery_point(&self.name, Offset::ZERO)?;
+        self.disk.lower_cleaner_point(&self.name, Offset::ZERO)?;
         let old = {
             let mut state = self.state.write();
             let old = std::mem::take(&mut state.segments);
@@ -195,6 +197,8 @@ impl Log {
             let mut state = self.state.write();
             let kept_from = state.segment_at(state.log_start_offset);
             let removed: Vec<_> = state.segments.drain(..kept_from).collect();
+            // Readers that meet a removed file start over.
+            state.removals += u64::from(!removed.is_empty());
             let start = state.log_start_offset;
             if state.epochs.truncate_from_start(start) {
                 self.epochs_dirty.store(true, Ordering::Release);

@@ -1,5 +1,6 @@
 //! What a user of the log relies on, over the simulated directory.
 
+mod compaction;
 mod crash;
 mod kafka_tool;
 mod lifecycle;
