@@ -1,11 +1,16 @@
 //! Where blocking I/O runs: flushes, recovery, compaction, the quorum store.
 //!
-//! The production pool is a fixed number of threads behind a bounded queue. The simulated one runs
-//! each job inline, which keeps a simulation on its single thread.
+//! The production pool is a fixed number of threads behind a bounded queue. The simulated ones run
+//! each job on the simulation's single thread: inline, or with a delay before and after it, so that
+//! a crash can come between what was written and what was synced.
 
-use std::{fmt, sync::Arc, thread};
+use std::{fmt, sync::Arc, thread, time::Duration};
 
-use tokio::sync::{mpsc, oneshot};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time,
+};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -22,6 +27,18 @@ pub struct Blocking(Kind);
 enum Kind {
     Threads(mpsc::Sender<Job>),
     Inline,
+    Simulated(Arc<Simulated>),
+}
+
+struct Simulated {
+    rng: parking_lot::Mutex<SmallRng>,
+    slowest: Duration,
+}
+
+impl Simulated {
+    fn delay(&self) -> Duration {
+        self.rng.lock().random_range(Duration::ZERO..=self.slowest)
+    }
 }
 
 impl Blocking {
@@ -52,6 +69,14 @@ impl Blocking {
         Self(Kind::Inline)
     }
 
+    /// Runs each job on the runtime's own thread, up to `slowest` after it was asked for, and
+    /// answers up to `slowest` after it ran. For a simulation with virtual time.
+    #[must_use]
+    pub fn simulated(seed: u64, slowest: Duration) -> Self {
+        let rng = parking_lot::Mutex::new(SmallRng::seed_from_u64(seed));
+        Self(Kind::Simulated(Arc::new(Simulated { rng, slowest })))
+    }
+
     /// Runs `job` and returns what it returned. Waits for room in the queue.
     ///
     /// Dropping the future does not stop a job that has been queued.
@@ -65,6 +90,17 @@ impl Blocking {
     {
         match &self.0 {
             Kind::Inline => Ok(job()),
+            Kind::Simulated(disk) => {
+                let (before, after) = (disk.delay(), disk.delay());
+                // A task of its own: who asked may stop waiting, the job runs all the same.
+                let job = tokio::spawn(async move {
+                    time::sleep(before).await;
+                    let result = job();
+                    time::sleep(after).await;
+                    result
+                });
+                job.await.map_err(|_| BlockingStopped)
+            }
             Kind::Threads(sender) => {
                 let (done, result) = oneshot::channel();
                 let job = move || drop(done.send(job()));
@@ -80,6 +116,7 @@ impl fmt::Debug for Blocking {
         f.write_str(match self.0 {
             Kind::Threads(_) => "Blocking::Threads",
             Kind::Inline => "Blocking::Inline",
+            Kind::Simulated(_) => "Blocking::Simulated",
         })
     }
 }
@@ -90,7 +127,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_pool_answers_every_job() {
-        for pool in [Blocking::threads("test", 2, 1).unwrap(), Blocking::inline()] {
+        let simulated = Blocking::simulated(1, Duration::from_millis(1));
+        for pool in [Blocking::threads("test", 2, 1).unwrap(), Blocking::inline(), simulated] {
             let jobs = (0..32).map(|n| {
                 let pool = pool.clone();
                 async move { pool.run(move || n * 2).await }
