@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use ottla::client::Compression;
 use ottla::client::{
     Acks, Client, ClientError, Consumer, ConsumerConfig, NewTopic, OffsetSpec, Partition, Producer,
     ProducerConfig, Receipt, Record, WireError,
 };
-use ottla::client::Compression;
 use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::{sync::watch, task::JoinSet, time};
@@ -50,7 +50,11 @@ impl Load {
             name: self.topic.clone(),
             partitions: Some(self.partitions),
             replication_factor: Some(1),
-            configs: vec![("segment.bytes".to_owned(), (1 << 20).to_string())],
+            configs: vec![
+                ("segment.bytes".to_owned(), (1 << 20).to_string()),
+                // Records carry no time, which is long ago.
+                ("retention.ms".to_owned(), "-1".to_owned()),
+            ],
         };
         match client.create_topic(&topic, false).await {
             Err(error) if error.wire() == Some(WireError::TopicAlreadyExists) => Ok(()),

@@ -17,7 +17,8 @@ use ottla::{
     client::{Client, ClientConfig, Compression},
     config::NodeConfig,
     log::SimDir,
-    node::{Node, Seams},
+    node::{Node, READINESS, Seams},
+    observability::{Readiness, Registry},
     quorum::MemStore,
 };
 use parking_lot::Mutex;
@@ -121,6 +122,8 @@ impl Machine {
             log_io: Blocking::simulated(log_io, SLOWEST_DISK),
             quorum_io: Blocking::simulated(quorum_io, SLOWEST_DISK),
             seed,
+            registry: Registry::new(),
+            readiness: Readiness::new(READINESS),
             fatal: Arc::new(move |error| *fatal.lock() = Some(error.to_string())),
         };
         let listener = SimListener::bind(PORT).await?;
