@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use ottla::client::{Client, ClientConfig, ClientError, Compression, TcpConnect};
+use ottla::{
+    base::{Clock as _, SystemClock},
+    client::{Client, ClientConfig, ClientError, Compression, TcpConnect},
+};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
@@ -127,6 +130,7 @@ pub async fn run(
         compression: Compression::Lz4,
         pause: Duration::from_millis(2),
         filling_bytes: 2_000,
+        started_ms: SystemClock.wall_ms(),
         seed: rng.random(),
     };
     load.create_topic(&client).await?;

@@ -36,6 +36,9 @@ pub struct Load {
     pub pause: Duration,
     /// The most that a record carries besides its number.
     pub filling_bytes: usize,
+    /// When it begins, in milliseconds since the Unix epoch. A broker forgets producers whose
+    /// last record is old, so records carry their time.
+    pub started_ms: i64,
     /// Decides the rest.
     pub seed: u64,
 }
@@ -52,7 +55,7 @@ impl Load {
             replication_factor: Some(1),
             configs: vec![
                 ("segment.bytes".to_owned(), (1 << 20).to_string()),
-                // Records carry no time, which is long ago.
+                // All of it is read in the end, however long the run.
                 ("retention.ms".to_owned(), "-1".to_owned()),
             ],
         };
@@ -74,12 +77,15 @@ impl Load {
         let producer = Producer::new(client.clone(), config);
         let mut rng = SmallRng::seed_from_u64(self.seed);
         let mut receipts = JoinSet::new();
+        let started = time::Instant::now();
         while !*stop.borrow_and_update() {
             let partition = rng.random_range(0..self.partitions);
             let filling_bytes = rng.random_range(0..=self.filling_bytes);
             let number = history.lock().send(partition);
             let value = history::value(number, filling_bytes).into();
-            let record = Record { value: Some(value), ..Record::default() };
+            let elapsed_ms = i64::try_from(started.elapsed().as_millis()).unwrap_or(i64::MAX);
+            let timestamp_ms = self.started_ms.saturating_add(elapsed_ms);
+            let record = Record { value: Some(value), timestamp_ms, ..Record::default() };
             match producer.send(&self.topic, Some(partition), record).await {
                 Ok(receipt) => drop(receipts.spawn(acknowledge(receipt, number, history.clone()))),
                 Err(error) => give_up(history, number, &error),

@@ -170,6 +170,7 @@ fn run_captured(config: SimConfig, trace: Trace) -> anyhow::Result<Report> {
         compression: compression(&mut rng),
         pause: Duration::from_millis(8),
         filling_bytes: 6_000,
+        started_ms: i64::try_from(EPOCH_MS)?,
         seed: rng.random(),
     };
     let history = Shared::default();

@@ -14,8 +14,9 @@ use tracing_subscriber::{
     fmt::{MakeWriter, format::Writer, time::FormatTime},
 };
 
-/// Which events count: all packets, and what the node and this suite tell.
-const EVENTS: &str = "off,turmoil=trace,ottla=debug,chaos=debug";
+/// Which events count: all packets, and what the node and this suite tell. The Raft library tells
+/// of the election timeouts that it draws unseeded, which the quorum's core then replaces.
+const EVENTS: &str = "off,turmoil=trace,ottla=debug,ottla::quorum::raft=info,chaos=debug";
 
 /// A trace. Clones share it.
 #[derive(Clone, Default)]
