@@ -107,7 +107,9 @@ struct VirtualTime;
 
 impl FormatTime for VirtualTime {
     fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
-        match turmoil::sim_elapsed() {
+        // Between steps (a crash, a restart) turmoil's clock adds real time: no time is told then.
+        let within = tokio::runtime::Handle::try_current().is_ok();
+        match turmoil::sim_elapsed().filter(|_| within) {
             Some(elapsed) => write!(w, "{:10.6}", elapsed.as_secs_f64()),
             None => write!(w, "          "),
         }
