@@ -18,7 +18,7 @@ pub struct ServerArgs {
 /// Arguments of `dev`.
 #[derive(Debug, Clone, Args)]
 pub struct DevArgs {
-    /// How many nodes
+    /// How many nodes; only 1 until nodes form a cluster
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=99))]
     pub nodes: u16,
     /// Where data is kept, and found again at the next start
