@@ -24,7 +24,9 @@ use super::{
     produce::{AcksArg, Codec},
     times,
 };
-use crate::client::{Client, ConfigChange, NewTopic, Resource, WireError, retrying};
+use crate::client::{
+    Client, ConfigChange, NewTopic, OffsetSpec, Partition, Resource, WireError, retrying,
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Bench {
@@ -142,15 +144,18 @@ impl Common {
             }
             Err(error) => return Err(error.into()),
         }
-        // A new topic takes a moment to get its leaders.
-        retrying!(client, client.deadline(), async {
+        // A new topic takes a moment to get its leaders, and they to know that they lead.
+        let specs = retrying!(client, client.deadline(), async {
             client.invalidate();
             let topic = client.topic(&self.topic).await?;
             for partition in &topic.partitions {
                 client.partition(&self.topic, partition.partition).await?;
             }
-            Ok(())
+            let partitions = topic.partitions.iter().map(|led| led.partition);
+            let partitions = partitions.map(|index| Partition::new(self.topic.clone(), index));
+            Ok(partitions.map(|partition| (partition, OffsetSpec::Latest)).collect::<Vec<_>>())
         })?;
+        client.list_offsets(&specs).await?;
         Ok(())
     }
 }

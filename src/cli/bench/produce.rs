@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::Args;
-use futures::future::{join_all, try_join_all};
+use futures::future::{join_all, try_join, try_join_all};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -131,14 +131,11 @@ async fn load(
     let all = try_join_all(
         tasks.into_iter().map(|task| async { task.await.unwrap_or(Err(ClientError::Closed)) }),
     );
-    let mut all = std::pin::pin!(all);
-    let cpu = tokio::select! {
-        cpu = watch => cpu,
-        // Workers end before the window only where they fail.
-        Err(error) = &mut all => return Err(Failure::Bench(error)),
-    };
+    // Whichever ends first, the other is waited for: at the end of the window it may be either.
+    let watch = async { Ok(watch.await) };
+    let (cpu, all) = try_join(watch, all).await.map_err(Failure::Bench)?;
     let mut total = Measured { records: 0, latencies: histogram() };
-    for measured in all.await.map_err(Failure::Bench)? {
+    for measured in all {
         total.records += measured.records;
         // Both have the same bounds.
         total.latencies += measured.latencies;
