@@ -19,7 +19,7 @@ use ottla::{
     base::{Blocking, SystemClock},
     config::NodeConfig,
     log::StdDir,
-    net::TcpListener,
+    net::{SocketBuffers, TcpListener},
     node::{Node, READINESS, Seams},
     observability::{Readiness, Registry},
     protocol::{
@@ -65,7 +65,8 @@ async fn serve() -> Served {
         readiness: Readiness::new(READINESS),
         fatal: Arc::new(|fatal| panic!("the quorum cannot go on: {fatal}")),
     };
-    let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener =
+        TcpListener::bind("127.0.0.1:0".parse().unwrap(), SocketBuffers::default()).unwrap();
     let listeners = vec![("PLAINTEXT".to_owned(), listener)];
     let node = timeout(LONG, Node::start(config, seams, listeners)).await.unwrap().unwrap();
     let address = node.bootstrap_servers().next().unwrap();

@@ -3,7 +3,7 @@
 //! A fetch first looks. Where that does not suffice it registers with its partitions, looks again,
 //! and sleeps until one of them has what is missing or the client's wait is over.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, os::fd::BorrowedFd, sync::Arc, time::Duration};
 
 use kafka_protocol::messages::{
     FetchRequest, TopicName,
@@ -46,6 +46,14 @@ impl RecordSource for FileRecords {
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
         let read = self.0.file.read_at(self.0.position + position, buffer)?;
         if read == buffer.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+
+    fn is_cached(&self, position: u64, length: usize) -> bool {
+        self.0.file.is_cached(self.0.position + position, length)
+    }
+
+    fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        self.0.file.descriptor().map(|file| (file, self.0.position))
     }
 }
 

@@ -75,6 +75,8 @@ pub trait File: fmt::Debug + Send + Sync + 'static {
     fn set_len(&self, len_bytes: u64) -> io::Result<()>;
     /// Makes the file's content, as it is now, survive a power cut.
     fn sync_data(&self) -> io::Result<()>;
+    /// Whether a read of `length` bytes from `position` on would probably not wait for a disk.
+    fn is_cached(&self, position: u64, length: usize) -> bool;
     /// The descriptor, for `sendfile`; none in the simulation.
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None

@@ -462,6 +462,10 @@ impl File for SimFile {
         })
     }
 
+    fn is_cached(&self, _: u64, _: usize) -> bool {
+        true
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.with(Some(SimOperation::Sync), |inode| {
             if inode.unsynced {

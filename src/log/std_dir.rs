@@ -17,6 +17,8 @@ use super::dir::{Dir, Entry, File, Lock, Open, Space};
 
 /// The most parts that one vectored write takes on Linux.
 const MAX_PARTS: usize = 1024;
+/// The distance of pages that are looked up in the page cache for a larger range.
+const PROBE_STEP_BYTES: usize = 128 << 10;
 
 /// A directory of the machine's file system.
 #[derive(Debug)]
@@ -168,7 +170,27 @@ impl File for StdFile {
         self.0.sync_data()
     }
 
+    fn is_cached(&self, position: u64, length: usize) -> bool {
+        let end = position + length as u64;
+        let probes = (position..end).step_by(PROBE_STEP_BYTES).chain(end.checked_sub(1));
+        probes.into_iter().all(|position| is_cached(&self.0, position))
+    }
+
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         Some(self.0.as_fd())
     }
+}
+
+/// Whether the page at `position` is in the page cache. Yes where the system cannot tell.
+#[cfg(target_os = "linux")]
+fn is_cached(file: &fs::File, position: u64) -> bool {
+    let mut byte = [0];
+    let buffers = &mut [io::IoSliceMut::new(&mut byte)];
+    let read = rustix::io::preadv2(file, buffers, position, rustix::io::ReadWriteFlags::NOWAIT);
+    read != Err(rustix::io::Errno::AGAIN)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_cached(_: &fs::File, _: u64) -> bool {
+    true
 }

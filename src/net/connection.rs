@@ -20,7 +20,7 @@ use futures::{
     stream::FuturesOrdered,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, WriteHalf},
+    io::{AsyncRead, AsyncWrite},
     sync::watch,
     time::{Instant, sleep_until},
 };
@@ -31,6 +31,7 @@ use super::{
     frame::{FrameReader, ReadError},
     handler::{CloseReason, Connection, Frame, Handler, Reply, Started},
     server::Shared,
+    stream::{Outgoing, SendFile, split},
     write::{Means, WriteError, write_response},
 };
 
@@ -97,11 +98,12 @@ pub(super) async fn serve<H: Handler, S: AsyncRead + AsyncWrite + Send + Unpin>(
     shared: &Shared<H>,
     connection: Connection,
     stream: S,
+    send_file: Option<SendFile<S>>,
     mut shutdown: watch::Receiver<Option<Instant>>,
 ) -> End {
     let session = shared.handler.open(connection);
     let limits = shared.limits.load_full();
-    let (mut incoming, outgoing) = tokio::io::split(stream);
+    let (mut incoming, outgoing) = split(stream, send_file);
     let mut outgoing = Some(outgoing);
     let mut reader = FrameReader::default();
     let mut waiting = FuturesOrdered::<Waiting>::new();
@@ -233,11 +235,11 @@ fn deadline(
 }
 
 async fn send<S: AsyncRead + AsyncWrite + Unpin>(
-    mut half: WriteHalf<S>,
+    mut half: Outgoing<S>,
     response: super::Response,
     receipt: Option<Receipt>,
     means: &Means,
-) -> (WriteHalf<S>, Option<Receipt>, Result<u64, WriteError>) {
+) -> (Outgoing<S>, Option<Receipt>, Result<u64, WriteError>) {
     let sent = write_response(&mut half, response, means).await;
     (half, receipt, sent)
 }

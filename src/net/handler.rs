@@ -4,7 +4,7 @@
 //! client sent its requests; what may take longer and need not hold up the next request is
 //! handed back as a [`Started::Later`]. Responses leave in the order of their requests all the same.
 
-use std::{fmt, io, net::SocketAddr, sync::Arc};
+use std::{fmt, io, net::SocketAddr, os::fd::BorrowedFd, sync::Arc};
 
 use bytes::{Buf, Bytes};
 use futures::future::BoxFuture;
@@ -161,13 +161,13 @@ pub trait RecordSource: Send + Sync + 'static {
     /// Where the bytes cannot be read, `UnexpectedEof` where they are no longer there.
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<()>;
 
-    /// Reads as far as possible without waiting for a disk and returns how many bytes that was:
-    /// 0 where the first byte is not in memory. Runs on the connection's own task.
-    ///
-    /// # Errors
-    /// As for [`RecordSource::read_at`].
-    fn read_cached(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        self.read_at(position, buffer).map(|()| buffer.len())
+    /// Whether `length` bytes from `position` on are in memory, so that reading or sending them does
+    /// not wait for a disk. A guess: pages may be evicted at any time.
+    fn is_cached(&self, position: u64, length: usize) -> bool;
+
+    /// The file that they lie in one after the other, and where they begin, if they do.
+    fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        None
     }
 }
 

@@ -1,12 +1,16 @@
 //! The TCP listener seam: the system's sockets in production, a simulated network in tests.
 
 use std::{io, net::SocketAddr, time::Duration};
+#[cfg(target_os = "linux")]
+use std::{os::fd::BorrowedFd, task::Poll};
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
+
+use super::stream::SendFile;
 
 /// Accepts connections.
 ///
@@ -15,6 +19,9 @@ use tokio::{
 pub trait Listener: Send + 'static {
     /// An accepted connection.
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// How a stream takes records straight from a file, where it can.
+    const SEND_FILE: Option<SendFile<Self::Stream>> = None;
 
     /// Waits for the next connection. Must be cancel safe.
     ///
@@ -30,8 +37,23 @@ pub trait Listener: Send + 'static {
     fn local_addr(&self) -> io::Result<SocketAddr>;
 }
 
-/// How many connections may wait to be accepted.
-const BACKLOG: i32 = 1024;
+/// What the system keeps for connections.
+#[derive(Debug, Clone, Copy)]
+pub struct SocketBuffers {
+    /// Bytes on their way to a client: `socket.send.buffer.bytes`. None leaves it to the system.
+    pub send_bytes: Option<usize>,
+    /// Bytes that a client sent: `socket.receive.buffer.bytes`. None leaves it to the system.
+    pub receive_bytes: Option<usize>,
+    /// Connections that wait to be accepted: `socket.listen.backlog.size`.
+    pub backlog: i32,
+}
+
+impl Default for SocketBuffers {
+    fn default() -> Self {
+        Self { send_bytes: None, receive_bytes: None, backlog: 1024 }
+    }
+}
+
 /// A silent peer is probed after this long, and given up after `PROBES` unanswered probes.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
@@ -48,19 +70,30 @@ impl TcpListener {
     ///
     /// # Errors
     /// Where the address is taken, or not one of this machine.
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+    pub fn bind(address: SocketAddr, buffers: SocketBuffers) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         // A restarted node takes its port back while old connections are in TIME_WAIT.
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
+        // Before it listens: connections take over the buffers, and announce the window, of the
+        // socket that accepted them.
+        if let Some(bytes) = buffers.send_bytes {
+            socket.set_send_buffer_size(bytes)?;
+        }
+        if let Some(bytes) = buffers.receive_bytes {
+            socket.set_recv_buffer_size(bytes)?;
+        }
+        socket.listen(buffers.backlog)?;
         Ok(Self(tokio::net::TcpListener::from_std(socket.into())?))
     }
 }
 
 impl Listener for TcpListener {
     type Stream = TcpStream;
+
+    #[cfg(target_os = "linux")]
+    const SEND_FILE: Option<SendFile<TcpStream>> = Some(send_file);
 
     async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
         let (stream, peer) = self.0.accept().await?;
@@ -70,6 +103,27 @@ impl Listener for TcpListener {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.local_addr()
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn send_file(
+    stream: &TcpStream,
+    cx: &mut std::task::Context<'_>,
+    file: BorrowedFd<'_>,
+    position: u64,
+    length: usize,
+) -> Poll<io::Result<usize>> {
+    loop {
+        std::task::ready!(stream.poll_write_ready(cx))?;
+        let sent = stream.try_io(tokio::io::Interest::WRITABLE, || {
+            Ok(rustix::fs::sendfile(stream, file, Some(&mut position.clone()), length)?)
+        });
+        match sent {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            sent => return Poll::Ready(sent),
+        }
     }
 }
 

@@ -21,6 +21,7 @@ mod listener;
 mod log_limit;
 mod metrics;
 mod server;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -30,8 +31,9 @@ use std::{net::IpAddr, time::Duration};
 pub use handler::{
     CloseReason, Connection, Frame, Handler, Part, RecordSource, Reply, Response, Started,
 };
-pub use listener::{Listener, TcpListener};
+pub use listener::{Listener, SocketBuffers, TcpListener};
 pub use server::Server;
+pub use stream::SendFile;
 
 use crate::base::HashMap;
 

@@ -139,7 +139,7 @@ impl<H: Handler> Server<H> {
             connections.spawn(async move {
                 let _place = place;
                 shared.metrics.connections.increment(1.0);
-                let end = connection::serve(&shared, connection, stream, stop).await;
+                let end = connection::serve(&shared, connection, stream, L::SEND_FILE, stop).await;
                 shared.metrics.connections.decrement(1.0);
                 shared.ended(peer, &end);
             });

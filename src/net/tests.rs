@@ -1,6 +1,15 @@
 //! Connections over real sockets and in-memory streams.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::FileExt,
+    },
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -21,6 +30,7 @@ const SILENT: u8 = 2;
 const CLOSE: u8 = 3;
 const RECORDS: u8 = 4;
 const STALL_START: u8 = 5;
+const FILE: u8 = 6;
 
 #[derive(Default)]
 struct Echo {
@@ -29,7 +39,7 @@ struct Echo {
     release: Arc<Notify>,
 }
 
-/// Records of a recognizable pattern; every other read finds only a part in memory.
+/// Records of a recognizable pattern; the first read finds them on disk only.
 struct Pattern(u64);
 
 impl RecordSource for Pattern {
@@ -44,11 +54,41 @@ impl RecordSource for Pattern {
         Ok(())
     }
 
-    fn read_cached(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let cached = if position == 0 { buffer.len() / 3 } else { buffer.len() };
-        self.read_at(position, &mut buffer[..cached])?;
-        Ok(cached)
+    fn is_cached(&self, position: u64, _: usize) -> bool {
+        position > 0
     }
+}
+
+/// The same pattern in a file, from `begin` on.
+struct FilePattern {
+    file: std::fs::File,
+    begin: u64,
+    length: u64,
+}
+
+impl RecordSource for FilePattern {
+    fn len(&self) -> u64 {
+        self.length
+    }
+
+    fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, self.begin + position)
+    }
+
+    fn is_cached(&self, _: u64, _: usize) -> bool {
+        true
+    }
+
+    fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        Some((self.file.as_fd(), self.begin))
+    }
+}
+
+fn pattern_file() -> std::fs::File {
+    let mut file = tempfile::tempfile().unwrap();
+    let bytes: Vec<u8> = (0..(2 << 20) + 3).map(pattern).collect();
+    io::Write::write_all(&mut file, &bytes).unwrap();
+    file
 }
 
 fn pattern(position: u64) -> u8 {
@@ -78,6 +118,20 @@ impl Handler for Echo {
                 let records = Part::Records(Arc::new(Pattern(1 << 20)));
                 let tail = Part::Bytes(Bytes::from_static(b"tail"));
                 Response::new(vec![Part::Bytes(request.payload), records, tail]).into()
+            }
+            FILE => {
+                let part = |begin, length| {
+                    Part::Records(Arc::new(FilePattern { file: pattern_file(), begin, length }))
+                };
+                // Large and small, with bytes between and without.
+                let mut parts = vec![Part::Bytes(request.payload), part(3, 2 << 20)];
+                parts.extend([
+                    part(0, 1 << 20),
+                    part(7, 100),
+                    Part::Bytes(Bytes::from_static(b"!")),
+                ]);
+                parts.extend([part(11, 16 << 10), part(1, 10)]);
+                Response::new(parts).into()
             }
             STALL_START => {
                 self.release.notified().await;
@@ -343,7 +397,7 @@ async fn a_stop_answers_what_is_in_flight_and_cuts_what_does_not_end() {
 async fn real_sockets_are_served() {
     let handler = Arc::new(Echo::default());
     let server = Server::new(Arc::clone(&handler), Limits::default(), Blocking::inline());
-    let listener = TcpListener::bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let listener = TcpListener::bind(([127, 0, 0, 1], 0).into(), SocketBuffers::default()).unwrap();
     let address = listener.local_addr().unwrap();
     let client = async {
         let mut client = TcpStream::connect(address).await.unwrap();
@@ -351,6 +405,11 @@ async fn real_sockets_are_served() {
         assert_eq!(response(&mut client).await.len(), 2_000_009);
         client.write_all(&request(2, RECORDS, 0)).await.unwrap();
         assert_eq!(response(&mut client).await.len(), 9 + (1 << 20) + 4);
+        client.write_all(&request(3, FILE, 0)).await.unwrap();
+        let ranges = [3..(2 << 20) + 3, 0..1 << 20, 7..107].map(|range| range.map(pattern));
+        let more = [11..(16 << 10) + 11, 1..11].map(|range| range.map(pattern));
+        let records = ranges.into_iter().flatten().chain([b'!']).chain(more.into_iter().flatten());
+        assert!(response(&mut client).await[9..].iter().copied().eq(records));
         server.stop(Duration::from_secs(5));
         assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
     };

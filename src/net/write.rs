@@ -1,10 +1,10 @@
-//! Writes responses: what is in memory with vectored writes, records through a pooled buffer.
+//! Writes responses: what is in memory with vectored writes, records straight from their file where
+//! the stream can, else through a pooled buffer.
 //!
-//! Records go from the page cache to the socket in steps of one buffer. A client that does not
-//! take its response holds at most [`PROBE_BYTES`] of it in memory once buffers are scarce.
-//!
-//! sendfile measured no better than pread and write on a warm page cache, and could serve neither TLS nor the
-//! simulated network.
+//! `sendfile` takes half the CPU of reading and writing. It would wait for a disk on the
+//! connection's task, so what is not in the page cache is read by the blocking pool instead; nor is
+//! it worth a system call of its own for a few bytes. A client that does not take its response
+//! holds at most [`PROBE_BYTES`] of it in memory once buffers are scarce.
 
 use std::{
     collections::VecDeque,
@@ -17,7 +17,7 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use tokio::{
-    io::{AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     time::{Instant, timeout_at},
 };
 
@@ -25,11 +25,16 @@ use super::{
     budget::{BUFFER_BYTES, Buffer, Pool},
     frame::{PREFIX_BYTES, Pace},
     handler::{Part, RecordSource, Response},
+    stream::Outgoing,
 };
 use crate::base::{Blocking, BlockingStopped};
 
 /// How much of a response is kept for a slow client when buffers are scarce.
 const PROBE_BYTES: usize = 4 << 10;
+/// From this size on records are sent from their file.
+const SEND_FILE_MIN_BYTES: u64 = 16 << 10;
+/// How much of a file is looked up in the page cache, and sent, at a time.
+const SEND_FILE_MAX_BYTES: u64 = 1 << 20;
 /// How many pieces one write takes.
 const PIECES: usize = 64;
 
@@ -57,18 +62,26 @@ pub(super) struct Means {
 }
 
 /// Sends `response` with its length prefix, and returns how many bytes that were.
-pub(super) async fn write_response<S: AsyncWrite + Unpin>(
-    stream: &mut S,
+pub(super) async fn write_response<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut Outgoing<S>,
     response: Response,
     means: &Means,
 ) -> Result<u64, WriteError> {
     let length = response.len();
     let prefix = i32::try_from(length).map_err(|_| WriteError::TooLarge(length))?.to_be_bytes();
     let started = Instant::now();
-    let mut cursor = Cursor::new(prefix, response.into_parts());
+    let mut cursor = Cursor::new(prefix, response.into_parts(), stream.sends_files());
     let total = length + PREFIX_BYTES as u64;
     let mut written = 0;
     while written < total {
+        if let Some((records, position, length)) = cursor.cached_file() {
+            let deadline = means.pace.deadline(started, written);
+            let sent = timeout_at(deadline, send(stream, &*records, position, length)).await;
+            let sent = sent.map_err(|_| WriteError::TooSlow)??;
+            written += sent;
+            cursor.position += sent;
+            continue;
+        }
         let mut step = cursor.fill(means).await?;
         while !step.is_done() {
             let deadline = means.pace.deadline(started, written);
@@ -88,24 +101,63 @@ pub(super) async fn write_response<S: AsyncWrite + Unpin>(
     Ok(total)
 }
 
+/// Sends up to `length` bytes of records from their file.
+async fn send<S>(
+    stream: &Outgoing<S>,
+    records: &dyn RecordSource,
+    position: u64,
+    length: usize,
+) -> Result<u64, WriteError> {
+    let (file, begin) = records.file().expect("Cursor::cached_file looked");
+    match stream.send_file(file, begin + position, length).await.map_err(WriteError::Io)? {
+        0 => Err(WriteError::Records(io::ErrorKind::UnexpectedEof.into())),
+        sent => Ok(sent as u64),
+    }
+}
+
 /// A place within a response.
 struct Cursor {
     parts: Vec<Part>,
+    sends_files: bool,
     part: usize,
     /// Within that part.
     position: u64,
 }
 
 impl Cursor {
-    fn new(prefix: [u8; PREFIX_BYTES], mut parts: Vec<Part>) -> Self {
+    fn new(prefix: [u8; PREFIX_BYTES], mut parts: Vec<Part>, sends_files: bool) -> Self {
         parts.insert(0, Part::Bytes(Bytes::copy_from_slice(&prefix)));
-        Self { parts, part: 0, position: 0 }
+        Self { parts, sends_files, part: 0, position: 0 }
     }
 
     /// Moves to `position` within the response and its prefix.
     fn seek(&mut self, position: u64) {
         self.part = 0;
         self.position = position;
+        self.skip_done();
+    }
+
+    /// The records at this place, where they can be sent from their file: which bytes of them.
+    fn cached_file(&mut self) -> Option<(Arc<dyn RecordSource>, u64, usize)> {
+        self.skip_done();
+        if !self.is_file_next() {
+            return None;
+        }
+        let Part::Records(records) = self.parts.get(self.part)? else { return None };
+        let left = records.len() - self.position;
+        let length = usize::try_from(left.min(SEND_FILE_MAX_BYTES)).ok()?;
+        let cached = records.is_cached(self.position, length);
+        cached.then(|| (Arc::clone(records), self.position, length))
+    }
+
+    /// Whether enough records are at this place to be sent from their file.
+    fn is_file_next(&self) -> bool {
+        let Some(Part::Records(records)) = self.parts.get(self.part) else { return false };
+        let left = records.len() - self.position;
+        self.sends_files && left >= SEND_FILE_MIN_BYTES && records.file().is_some()
+    }
+
+    fn skip_done(&mut self) {
         while let Some(part) = self.parts.get(self.part).filter(|part| part.len() <= self.position)
         {
             self.position -= part.len();
@@ -118,14 +170,12 @@ impl Cursor {
         let mut step = Step::default();
         let mut used = 0;
         while step.pieces.len() < PIECES {
+            self.skip_done();
             let Some(part) = self.parts.get(self.part) else { break };
             let left = part.len() - self.position;
-            if left == 0 {
-                self.part += 1;
-                self.position = 0;
-                continue;
-            }
             match part {
+                // Sent from its file next, if it can be.
+                Part::Records(_) if !step.pieces.is_empty() && self.is_file_next() => break,
                 Part::Bytes(bytes) => {
                     let at = usize::try_from(self.position).expect("within a slice");
                     step.pieces.push_back(Piece::Memory(bytes.slice(at..)));
@@ -153,7 +203,7 @@ impl Cursor {
     }
 }
 
-/// Fills `range` of `buffer`, on this task as far as no disk is needed.
+/// Fills `range` of `buffer`, on this task where no disk is needed.
 async fn read(
     records: Arc<dyn RecordSource>,
     position: u64,
@@ -161,14 +211,12 @@ async fn read(
     range: Range<usize>,
     blocking: &Blocking,
 ) -> Result<Buffer, WriteError> {
-    let cached = records.read_cached(position, &mut buffer[range.clone()]);
-    let cached = cached.map_err(WriteError::Records)?;
-    if cached >= range.len() {
-        return Ok(buffer);
-    }
-    let rest = range.start + cached..range.end;
-    let job = move || records.read_at(position + cached as u64, &mut buffer[rest]).map(|()| buffer);
-    blocking.run(job).await?.map_err(WriteError::Records)
+    let read = if records.is_cached(position, range.len()) {
+        records.read_at(position, &mut buffer[range]).map(|()| buffer)
+    } else {
+        blocking.run(move || records.read_at(position, &mut buffer[range]).map(|()| buffer)).await?
+    };
+    read.map_err(WriteError::Records)
 }
 
 enum Piece {

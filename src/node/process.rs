@@ -19,9 +19,9 @@ use tracing::{error, info, warn};
 use super::{Node, READINESS, Seams, StartError};
 use crate::{
     base::{Blocking, SystemClock},
-    config::{LoadError, NodeConfig},
+    config::{BrokerConfig, LoadError, NodeConfig},
     log::{Dir, StdDir},
-    net::TcpListener,
+    net::{SocketBuffers, TcpListener},
     observability::{LogLevel, Readiness, Registry, http, logging, process_metrics},
     quorum::{Fatal, FatalHook, RocksStore, StoreError},
 };
@@ -184,7 +184,7 @@ fn operators(
 ) -> Result<(oneshot::Sender<()>, Option<JoinHandle<()>>), ProcessError> {
     let (stop, stopped) = oneshot::channel();
     let Some(address) = &config.http_listener else { return Ok((stop, None)) };
-    let listener = bind_one(&address.host, address.port)?;
+    let listener = bind_one(&address.host, address.port, SocketBuffers::default())?;
     let sources = http::Sources {
         registry: registry.clone(),
         readiness: readiness.clone(),
@@ -201,18 +201,24 @@ fn operators(
 }
 
 fn bind(config: &NodeConfig) -> Result<Vec<(String, TcpListener)>, ProcessError> {
+    let broker = BrokerConfig::resolve(config.layers(&(), &()));
+    let buffers = SocketBuffers {
+        send_bytes: usize::try_from(broker.socket_send_buffer_bytes).ok(),
+        receive_bytes: usize::try_from(broker.socket_receive_buffer_bytes).ok(),
+        backlog: broker.socket_listen_backlog_size,
+    };
     let mut listeners = Vec::with_capacity(config.listeners.len());
     for listener in &config.listeners {
-        let bound = bind_one(&listener.host, listener.port)?;
+        let bound = bind_one(&listener.host, listener.port, buffers)?;
         listeners.push((listener.name.clone(), bound));
     }
     Ok(listeners)
 }
 
-fn bind_one(host: &str, port: u16) -> Result<TcpListener, ProcessError> {
+fn bind_one(host: &str, port: u16, buffers: SocketBuffers) -> Result<TcpListener, ProcessError> {
     let host = if host.is_empty() { "0.0.0.0" } else { host };
     let error = |source| ProcessError::Bind { address: format!("{host}:{port}"), source };
-    TcpListener::bind(resolve(host, port).map_err(error)?).map_err(error)
+    TcpListener::bind(resolve(host, port).map_err(error)?, buffers).map_err(error)
 }
 
 fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
