@@ -371,30 +371,6 @@ impl LogDirectory {
         self.disk.cleaner_points.lock().get(name).copied()
     }
 
-    /// The log that gains most from [`Log::compact`] now, if any is worth it: one whose oldest
-    /// dirty record waits longer than `max.compaction.lag.ms`, or the one with the highest ratio
-    /// of dirty bytes above its `min.cleanable.dirty.ratio`. `stable_offset` gives the last stable
-    /// offset of a log, and none for a log that is to be left alone.
-    #[must_use]
-    pub fn most_dirty(
-        &self,
-        now_ms: i64,
-        stable_offset: impl Fn(&Log) -> Option<Offset>,
-    ) -> Option<Arc<Log>> {
-        let candidates = self.logs().into_iter().filter_map(|log| {
-            let config = log.config();
-            if !config.compact {
-                return None;
-            }
-            let dirtiness = log.dirtiness(now_ms, stable_offset(&log)?)?;
-            let due = dirtiness.overdue || dirtiness.ratio > config.min_cleanable_dirty_ratio;
-            due.then_some((dirtiness, log))
-        });
-        let most = candidates
-            .max_by(|(a, _), (b, _)| a.overdue.cmp(&b.overdue).then(a.ratio.total_cmp(&b.ratio)));
-        most.map(|(_, log)| log)
-    }
-
     /// Closes all logs in order, so that the next start has nothing to recover.
     ///
     /// # Errors

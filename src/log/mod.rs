@@ -15,6 +15,7 @@
 mod checkpoint;
 mod clean;
 mod compact;
+mod compaction;
 mod config;
 mod dir;
 mod directory;
@@ -23,6 +24,7 @@ mod epochs;
 mod error;
 mod header;
 mod index;
+mod output;
 mod partition;
 mod producers;
 mod read;
@@ -37,7 +39,8 @@ mod tests;
 mod truncate;
 
 pub use checkpoint::MetaProperties;
-pub use compact::{Compact, Compacted, Dirtiness};
+pub use compact::{Compact, Dirtiness};
+pub use compaction::{CompactError, Compacted, Compaction, Step};
 pub use config::LogConfig;
 pub use dir::{Dir, Entry, File, Lock, Open, Space};
 pub use directory::{CreateError, LogDirectory, OpenError};

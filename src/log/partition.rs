@@ -40,8 +40,8 @@ pub struct Log {
     pub(super) disk: Arc<Disk>,
     pub(super) config: RwLock<Arc<LogConfig>>,
     pub(super) writer: Mutex<()>,
-    /// Held by the one compaction that runs; taken before `writer`.
-    pub(super) compaction: Mutex<()>,
+    /// Whether a compaction runs.
+    pub(super) compacting: AtomicBool,
     pub(super) state: RwLock<State>,
     /// Files were made or removed since the directory was last synced.
     pub(super) dir_dirty: AtomicBool,

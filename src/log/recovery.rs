@@ -168,7 +168,7 @@ impl Log {
             disk: Arc::clone(disk),
             config: RwLock::new(config),
             writer: Mutex::new(()),
-            compaction: Mutex::new(()),
+            compacting: AtomicBool::new(false),
             state: RwLock::new(state),
             dir_dirty: AtomicBool::new(!checkpointed.clean),
             epochs_dirty: AtomicBool::new(epochs_changed),

@@ -7,6 +7,7 @@
 //! served from when the node's own registration is unfenced. Order of the stop: the other way round.
 
 mod broker;
+mod cleaner;
 mod directories;
 mod figures;
 mod follow;
@@ -190,6 +191,8 @@ impl Node {
         let followed = follow::start(&mut follow, &context).await?;
         tasks.spawn(follow::run(follow, followed, context.clone()));
         tasks.spawn(maintenance::run(context.clone(), stop.clone()));
+        let counted = metrics::with_local_recorder(&seams.registry, cleaner::Metrics::new);
+        tasks.spawn(cleaner::run(context.clone(), counted, stop.clone()));
 
         let registration = broker::Registration {
             endpoints: endpoints.clone(),

@@ -70,10 +70,22 @@ fn batches(slice: &FileSlice) -> Vec<crate::protocol::batch::Batch> {
     Batches::parse_stored(bytes.into()).unwrap()
 }
 
-fn compact(log: &Log, now_ms: i64, max_map_bytes: usize) -> Compacted {
+fn begin(log: &Arc<Log>, now_ms: i64, max_map_bytes: usize) -> Compaction {
     let end = log.log_end_offset();
     let stable_offset = log.first_unstable_offset(end).unwrap_or(end);
-    log.compact(Compact { now_ms, stable_offset, max_map_bytes }).unwrap()
+    log.begin_compaction(Compact { now_ms, stable_offset, max_map_bytes }).unwrap()
+}
+
+fn finish(mut compaction: Compaction) -> Result<Compacted, CompactError> {
+    loop {
+        if let Some(done) = compaction.step()?.done {
+            return Ok(done);
+        }
+    }
+}
+
+fn compact(log: &Arc<Log>, now_ms: i64, max_map_bytes: usize) -> Compacted {
+    finish(begin(log, now_ms, max_map_bytes)).unwrap()
 }
 
 #[derive(Debug, Clone)]
@@ -195,10 +207,7 @@ impl World {
                 let path_contains = String::new();
                 let fault = SimFault { operation, path_contains, after: *after, errno: 5 };
                 self.dir.inject(fault);
-                let end = self.log.log_end_offset();
-                let stable_offset = self.log.first_unstable_offset(end).unwrap_or(end);
-                let how = Compact { now_ms: self.now_ms, stable_offset, max_map_bytes: 1 << 20 };
-                drop(self.log.compact(how));
+                drop(finish(begin(&self.log, self.now_ms, 1 << 20)));
                 self.crash(*seed);
             }
             Step::Crash { seed } => self.crash(*seed),
@@ -282,7 +291,7 @@ proptest! {
 }
 
 /// Appends enough under other keys that everything before lies in closed segments.
-fn push_out(log: &Log) {
+fn push_out(log: &Arc<Log>) {
     for key in 100..104 {
         log.append(&[keyed(&[(key, Some(vec![0; 700]))], None, 0)], client()).unwrap();
     }
@@ -329,19 +338,19 @@ fn a_reader_goes_on_with_the_old_file() {
 }
 
 #[test]
-fn the_dirtiest_log_is_next_until_it_is_clean() {
+fn a_log_is_due_until_it_is_clean() {
     let directory = directory(&SimDir::new());
     let log = create(&directory, config());
-    let all = |log: &Log| Some(log.log_end_offset());
-    assert!(directory.most_dirty(NOW_MS, all).is_none());
+    let is_due = |now_ms| {
+        let dirtiness = log.dirtiness(now_ms, log.log_end_offset());
+        dirtiness.is_some_and(|dirtiness| dirtiness.is_due(&log.config()))
+    };
+    assert!(!is_due(NOW_MS));
     push_out(&log);
-    assert_eq!(
-        directory.most_dirty(NOW_MS, all).map(|log| log.name().to_owned()).as_deref(),
-        Some("t-0")
-    );
-    assert!(directory.most_dirty(NOW_MS, |_| None).is_none());
+    assert!(is_due(NOW_MS));
+    assert_eq!(log.dirtiness(NOW_MS, Offset::ZERO), None);
     compact(&log, NOW_MS, 1 << 20);
-    assert!(directory.most_dirty(NOW_MS, all).is_none());
+    assert!(!is_due(NOW_MS));
     let lag = LogConfig {
         max_compaction_lag_ms: 10,
         min_cleanable_dirty_ratio: 1.0,
@@ -349,6 +358,62 @@ fn the_dirtiest_log_is_next_until_it_is_clean() {
     };
     log.set_config(Arc::new(lag));
     push_out(&log);
-    assert!(directory.most_dirty(NOW_MS + 10, all).is_none());
-    assert!(directory.most_dirty(NOW_MS + 11, all).is_some());
+    assert!(!is_due(NOW_MS + 10));
+    assert!(is_due(NOW_MS + 11));
+}
+
+fn files(dir: &SimDir, suffix: &str) -> Vec<String> {
+    let entries = dir.list("t-0").unwrap().into_iter().map(|entry| entry.name);
+    entries.filter(|name| name.ends_with(suffix)).collect()
+}
+
+#[test]
+fn a_log_is_compacted_once_at_a_time_and_a_compaction_may_be_given_up() {
+    let dir = SimDir::new();
+    let directory = directory(&dir);
+    let log = create(&directory, config());
+    for value in 0..3 {
+        log.append(&[keyed(&[(1, Some(vec![value]))], None, 0)], client()).unwrap();
+    }
+    push_out(&log);
+    let before = rows(&log);
+    let mut compaction = begin(&log, NOW_MS, 1 << 20);
+    let how = Compact { now_ms: NOW_MS, stable_offset: Offset(9), max_map_bytes: 1 };
+    assert!(log.begin_compaction(how).is_none());
+    while files(&dir, ".cleaned").is_empty() {
+        assert_eq!(compaction.step().unwrap().done, None);
+    }
+    compaction.abandon();
+    assert_eq!(files(&dir, ".cleaned"), Vec::<String>::new());
+    assert_eq!(rows(&log), before);
+    compact(&log, NOW_MS, 1 << 20);
+    assert_ne!(rows(&log), before);
+}
+
+#[test]
+fn a_compaction_does_not_fill_the_disk() {
+    let dir = SimDir::new();
+    let directory = directory(&dir);
+    let log = create(&directory, config());
+    push_out(&log);
+    dir.set_capacity(Some(0));
+    let refused = finish(begin(&log, NOW_MS, 1 << 20)).unwrap_err();
+    assert!(matches!(refused, CompactError::NoRoom { usable_bytes: 0, .. }), "{refused}");
+    assert!(directory.failure().is_none());
+    dir.set_capacity(None);
+    assert!(compact(&log, NOW_MS, 1 << 20).clean_to > Offset::ZERO);
+}
+
+#[test]
+fn damage_stops_a_compaction_and_nothing_else() {
+    let dir = SimDir::new();
+    let directory = directory(&dir);
+    let log = create(&directory, config());
+    push_out(&log);
+    dir.corrupt("t-0/00000000000000000000.log", 200, 1);
+    let refused = finish(begin(&log, NOW_MS, 1 << 20)).unwrap_err();
+    let text = refused.to_string();
+    assert!(text.contains("/t-0/00000000000000000000.log is corrupt at byte 0"), "{text}");
+    assert!(directory.failure().is_none());
+    push_out(&log);
 }

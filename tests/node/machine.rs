@@ -1,0 +1,169 @@
+//! The machine that a node runs on, and what a client asks of the node.
+
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
+
+use ottla::{
+    base::{Blocking, SystemClock},
+    client::{
+        Client, ClientConfig, ClientError, ConfigChange, ConsumedRecord, Consumer, ConsumerConfig,
+        Delivery, NewTopic, OffsetSpec, Partition, Producer, ProducerConfig, Receipt, Record,
+        Resource, TcpConnect,
+    },
+    config::NodeConfig,
+    log::SimDir,
+    net::{SocketBuffers, TcpListener},
+    node::{Node, READINESS, Seams},
+    observability::{Readiness, Registry},
+    quorum::MemStore,
+};
+use tokio::time::{sleep, timeout};
+
+/// Longer than anything here takes; a wait that reaches it has failed.
+const LONG: Duration = Duration::from_secs(60);
+
+/// What outlives a node.
+#[derive(Clone, Default)]
+pub(crate) struct Machine {
+    pub(crate) dir: SimDir,
+    pub(crate) store: Arc<MemStore>,
+}
+
+/// A node that serves, and a client of it.
+pub(crate) struct Served {
+    pub(crate) node: Node,
+    pub(crate) client: Client,
+    pub(crate) registry: Registry,
+}
+
+impl Machine {
+    pub(crate) async fn start(&self, settings: &[(&str, &str)]) -> Served {
+        let own = [
+            ("node.id", "1"),
+            ("log.dirs", "/simulated"),
+            ("listeners", "PLAINTEXT://127.0.0.1:0"),
+            ("offsets.topic.replication.factor", "1"),
+            ("offsets.topic.num.partitions", "1"),
+        ];
+        let settings: BTreeMap<String, String> = own
+            .iter()
+            .chain(settings)
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let config = Arc::new(NodeConfig::from_settings(settings).unwrap());
+        let registry = Registry::new();
+        let seams = Seams {
+            clock: Arc::new(SystemClock),
+            directories: vec![Arc::new(self.dir.clone())],
+            store: Arc::clone(&self.store) as _,
+            log_io: Blocking::threads("log", 2, 64).unwrap(),
+            quorum_io: Blocking::threads("quorum", 3, 64).unwrap(),
+            seed: 7,
+            registry: registry.clone(),
+            readiness: Readiness::new(READINESS),
+            fatal: Arc::new(|fatal| panic!("the quorum cannot go on: {fatal}")),
+        };
+        let listener =
+            TcpListener::bind("127.0.0.1:0".parse().unwrap(), SocketBuffers::default()).unwrap();
+        let listeners = vec![("PLAINTEXT".to_owned(), listener)];
+        let node = timeout(LONG, Node::start(config, seams, listeners)).await.unwrap().unwrap();
+        let client = ClientConfig {
+            bootstrap: node.bootstrap_servers().collect(),
+            operation_timeout: LONG / 4,
+            ..ClientConfig::default()
+        };
+        let client = Client::new(client, Arc::new(TcpConnect)).unwrap();
+        Served { node, client, registry }
+    }
+}
+
+impl Served {
+    pub(crate) async fn stop(self) {
+        timeout(LONG, self.node.stop()).await.expect("the node stops").unwrap();
+    }
+
+    pub(crate) async fn create_topic(&self, name: &str, configs: &[(&str, &str)]) {
+        let configs = configs.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        let topic = NewTopic {
+            name: name.to_owned(),
+            partitions: Some(1),
+            replication_factor: Some(1),
+            configs: configs.collect(),
+        };
+        self.client.create_topic(&topic, false).await.unwrap();
+    }
+
+    pub(crate) async fn set(&self, resource: Resource, name: &str, value: &str) {
+        let change = ConfigChange::Set(name.to_owned(), value.to_owned());
+        self.client.alter_configs(&resource, &[change], false).await.unwrap();
+    }
+
+    /// Writes to the first partition of a topic; what became of each record.
+    pub(crate) async fn produce(
+        &self,
+        topic: &str,
+        records: impl IntoIterator<Item = Record>,
+    ) -> Vec<Result<Delivery, ClientError>> {
+        let config = ProducerConfig { delivery_timeout: LONG / 10, ..ProducerConfig::default() };
+        let producer = Producer::new(self.client.clone(), config);
+        let mut receipts: Vec<Receipt> = Vec::new();
+        for record in records {
+            receipts.push(producer.send(topic, Some(0), record).await.unwrap());
+        }
+        producer.flush().await;
+        let mut outcomes = Vec::with_capacity(receipts.len());
+        for receipt in receipts {
+            outcomes.push(receipt.delivered().await);
+        }
+        outcomes
+    }
+
+    /// All records of a topic's first partition.
+    pub(crate) async fn consume(&self, topic: &str) -> Vec<ConsumedRecord> {
+        let partition = Partition::new(topic, 0);
+        let ends = [(partition.clone(), OffsetSpec::Latest)];
+        let end = self.client.list_offsets(&ends).await.unwrap()[&partition].unwrap();
+        let config = ConsumerConfig { reset: Some(OffsetSpec::Earliest), ..Default::default() };
+        let mut consumer = Consumer::new(self.client.clone(), config);
+        consumer.assign([(partition, 0)]);
+        let mut records = Vec::new();
+        let mut next = 0;
+        while next < end {
+            let fetched = consumer.poll(LONG).await.unwrap().expect("the end is never reached");
+            next = fetched.batches().last().map_or(next, |batch| batch.last_offset + 1);
+            records.extend(fetched.records().unwrap());
+        }
+        records
+    }
+
+    /// The figure of a metric, labels included in its name.
+    pub(crate) fn figure(&self, name: &str) -> Option<f64> {
+        let text = self.registry.render();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map(|value| value.parse().unwrap())
+    }
+}
+
+/// Waits until `look` finds something.
+pub(crate) async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T
+where
+    T: Debug,
+{
+    let found = timeout(LONG, async {
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
+    found.await.unwrap_or_else(|_| panic!("{what}: never"))
+}
+
+pub(crate) fn record(key: &str, value: Option<Vec<u8>>, timestamp_ms: i64) -> Record {
+    Record {
+        key: Some(key.as_bytes().to_vec().into()),
+        value: value.map(Into::into),
+        timestamp_ms,
+        ..Record::default()
+    }
+}

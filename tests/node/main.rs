@@ -1,0 +1,6 @@
+//! Whole nodes on loopback over a simulated disk, which outlives them and fails when it is told to.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+mod compaction;
+mod machine;
