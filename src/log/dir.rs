@@ -54,6 +54,8 @@ pub trait Dir: fmt::Debug + Send + Sync + 'static {
     fn list(&self, path: &str) -> io::Result<Vec<Entry>>;
     /// Makes the entries of a directory survive a power cut.
     fn sync_dir(&self, path: &str) -> io::Result<()>;
+    /// Makes everything in the directory, as it is now, survive a power cut.
+    fn sync_all(&self) -> io::Result<()>;
     /// Claims the directory for this process, until the returned value is dropped.
     fn lock(&self) -> io::Result<Box<dyn Lock>>;
     /// Room on the volume.

@@ -376,8 +376,14 @@ impl LogDirectory {
     /// # Errors
     /// Where the disk fails; the next start recovers then.
     pub fn close(&self) -> Result<(), LogError> {
-        for log in self.logs() {
-            log.close()?;
+        let logs = self.logs();
+        let mut written = false;
+        for log in &logs {
+            written |= log.finish()?;
+        }
+        if written {
+            self.disk.run(Operation::Sync, "", Dir::sync_all)?;
+            logs.iter().for_each(|log| log.finished());
         }
         self.checkpoint()?;
         self.disk.replace(CLEAN_SHUTDOWN, b"{\"version\":0,\"brokerEpoch\":-1}")

@@ -31,6 +31,11 @@ impl Epochs {
         true
     }
 
+    /// Whether the newest epoch begins at `offset`.
+    pub(crate) fn begins_at(&self, offset: Offset) -> bool {
+        self.latest().is_some_and(|latest| latest.start_offset == offset)
+    }
+
     pub(crate) fn latest(&self) -> Option<EpochStart> {
         self.0.last().copied()
     }

@@ -62,6 +62,8 @@ pub(super) struct State {
     pub(super) removals: u64,
     /// When the active segment was made.
     pub(super) rolled_ms: i64,
+    /// Where the log ended when it was opened, after it had been closed in order.
+    pub(super) opened_clean_at: Option<Offset>,
     pub(super) closed: bool,
 }
 
@@ -214,14 +216,13 @@ impl Log {
         state.epochs.end_offset(epoch, state.log_end_offset)
     }
 
-    /// Notes that a leader epoch begins at the log's end. Durable with the next flush.
+    /// Notes that a leader epoch begins at the log's end. Durable with the flush of its first
+    /// record: without any, nobody can have seen it.
     pub fn assign_epoch(&self, epoch: LeaderEpoch) {
         let _writer = self.writer.lock();
         let mut state = self.state.write();
         let end = state.log_end_offset;
-        if state.epochs.assign(epoch, end) {
-            self.epochs_dirty.store(true, Ordering::Release);
-        }
+        state.epochs.assign(epoch, end);
     }
 
     pub(super) fn limits(config: &LogConfig) -> IndexLimits {
@@ -386,7 +387,8 @@ impl Log {
         {
             let mut state = self.state.write();
             for header in headers {
-                if state.epochs.assign(header.leader_epoch, header.base_offset) {
+                state.epochs.assign(header.leader_epoch, header.base_offset);
+                if state.epochs.begins_at(header.base_offset) {
                     self.epochs_dirty.store(true, Ordering::Release);
                 }
                 state.log_end_offset = header.next_offset();
@@ -528,29 +530,44 @@ impl Log {
         synced.map(|_| ())
     }
 
-    /// Closes the log in order: nothing is left to recover. It refuses everything afterwards.
+    /// Writes what the next start needs in order to recover nothing, and refuses everything from
+    /// then on. The caller makes it durable. Returns whether there was anything to write.
     ///
     /// # Errors
     /// Where the disk fails; the next start recovers then.
-    pub fn close(&self) -> Result<(), LogError> {
+    pub(super) fn finish(&self) -> Result<bool, LogError> {
         let _writer = self.writer.lock();
         self.check_open()?;
-        let (active, producers, end) = {
+        let (active, end, untouched) = {
             let state = self.state.read();
-            (Arc::clone(state.active()), state.producers.encode(), state.log_end_offset)
+            let end = state.log_end_offset;
+            let untouched = state.opened_clean_at == Some(end)
+                && !self.epochs_dirty.load(Ordering::Acquire)
+                && !self.dir_dirty.load(Ordering::Acquire);
+            (Arc::clone(state.active()), end, untouched)
         };
+        if untouched {
+            self.discard();
+            return Ok(false);
+        }
         active.finish(&self.disk)?;
         let snapshot = path(&self.name, end, ".snapshot");
-        let exists = self
-            .disk
-            .run_optional(Operation::Open, &snapshot, |dir| dir.open(&snapshot, Open::Existing))?;
-        if exists.is_none() {
-            self.disk.replace(&snapshot, &producers)?;
+        let producers = self.state.read().producers.encode();
+        self.disk.run(Operation::Write, &snapshot, |dir| {
+            dir.open(&snapshot, Open::Truncated)?.write_at(0, &mut [IoSlice::new(&producers)])
+        })?;
+        if self.epochs_dirty.swap(false, Ordering::AcqRel) {
+            let epochs = self.state.read().epochs.encode();
+            self.disk.replace(&format!("{}/{LEADER_EPOCHS}", self.name), epochs.as_bytes())?;
         }
-        self.flush()?;
-        active.sync(&self.disk, &[Kind::Index, Kind::TimeIndex])?;
         self.discard();
-        Ok(())
+        Ok(true)
+    }
+
+    /// What [`Self::finish`] wrote is durable, and all records are.
+    pub(super) fn finished(&self) {
+        let mut state = self.state.write();
+        state.recovery_point = state.log_end_offset;
     }
 
     /// Refuses everything from now on and lets go of the files.

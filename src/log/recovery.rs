@@ -63,9 +63,13 @@ struct Files {
 impl Files {
     /// Lists the directory and completes or undoes what a crash interrupted.
     fn list(disk: &Disk, name: &str) -> Result<Self, LogError> {
-        super::swap::complete(disk, name)?;
+        let mut entries = disk.run(Operation::List, name, |dir| dir.list(name))?;
+        if super::swap::was_interrupted(&entries) {
+            super::swap::complete(disk, name, &entries)?;
+            entries = disk.run(Operation::List, name, |dir| dir.list(name))?;
+        }
         let mut files = Self { segments: BTreeMap::new(), snapshots: Vec::new() };
-        for entry in disk.run(Operation::List, name, |dir| dir.list(name))? {
+        for entry in entries {
             let file = format!("{name}/{}", entry.name);
             if [".tmp", ".deleted"].iter().any(|suffix| entry.name.ends_with(suffix)) {
                 disk.run(Operation::Remove, &file, |dir| dir.remove_file(&file))?;
@@ -160,6 +164,7 @@ impl Log {
             generation: 0,
             removals: 0,
             rolled_ms: now_ms,
+            opened_clean_at: checkpointed.clean.then_some(end),
             closed: false,
         };
         let log = Self {
@@ -469,7 +474,10 @@ impl<'a> Opening<'a> {
             let file = path(self.name, *at, ".snapshot");
             self.disk.run(Operation::Remove, &file, |dir| dir.remove_file(&file))?;
         }
-        self.epochs_changed |= self.epochs.truncate_from_end(self.end);
+        // An epoch without records is not worth a write: were it kept on disk, it would be dropped
+        // again at the next start.
+        let dropped = self.epochs.truncate_from_end(self.end);
+        self.epochs_changed |= dropped && self.checked > 0;
         self.sync()?;
         self.report();
         Ok(())

@@ -354,6 +354,18 @@ impl Dir for SimDir {
         Ok(())
     }
 
+    fn sync_all(&self) -> io::Result<()> {
+        let mut state = self.0.lock();
+        state.fault(SimOperation::Sync, "")?;
+        let State { journal, durable, inodes, .. } = &mut *state;
+        journal.drain(..).for_each(|change| change.apply(durable));
+        for inode in inodes.iter_mut().filter(|inode| inode.unsynced) {
+            inode.durable.clone_from(&inode.live);
+            inode.unsynced = false;
+        }
+        Ok(())
+    }
+
     fn lock(&self) -> io::Result<Box<dyn Lock>> {
         let mut state = self.0.lock();
         if state.locked {

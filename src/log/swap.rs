@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use super::{
+    dir::Entry,
     disk::Disk,
     error::{LogError, Operation},
     scan::Scan,
@@ -15,9 +16,13 @@ use super::{
 };
 use crate::base::Offset;
 
+/// Whether the entries of a log's directory show a swap that a crash interrupted.
+pub(super) fn was_interrupted(entries: &[Entry]) -> bool {
+    entries.iter().any(|entry| entry.name.ends_with(".cleaned") || entry.name.ends_with(".swap"))
+}
+
 /// Completes or undoes what a crash left of a swap.
-pub(super) fn complete(disk: &Disk, name: &str) -> Result<(), LogError> {
-    let entries = disk.run(Operation::List, name, |dir| dir.list(name))?;
+pub(super) fn complete(disk: &Disk, name: &str, entries: &[Entry]) -> Result<(), LogError> {
     for entry in entries.iter().filter(|entry| entry.name.ends_with(".cleaned")) {
         remove(disk, &format!("{name}/{}", entry.name))?;
     }
