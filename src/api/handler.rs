@@ -12,7 +12,9 @@ use crate::{
     base::PartitionIndex,
     group::Client,
     metadata::MetadataImage,
-    net::{CloseReason, Connection, Frame, Handler, Part, Reply, Response, Started},
+    net::{
+        CloseReason, Connection, Frame, Handler, Part, Reply, RequestMemory, Response, Started,
+    },
     protocol::{
         api::{self, EncodeError, Request},
         fetch_response, frame,
@@ -41,8 +43,13 @@ impl Handler for Api {
         connection
     }
 
-    async fn start(&self, connection: &Connection, frame: Frame) -> Started {
-        let request = match api::decode_request(frame.payload) {
+    async fn start(
+        &self,
+        connection: &Connection,
+        frame: Frame,
+        memory: &mut RequestMemory,
+    ) -> Started {
+        let request = match decode(frame, memory).await {
             Ok(request) => request,
             Err(error) => {
                 debug!(peer = %connection.peer, %error, "a request cannot be answered");
@@ -56,6 +63,14 @@ impl Handler for Api {
         };
         self.start_decoded(connection, envelope, request).await
     }
+}
+
+/// Decodes a request once there is memory for what it becomes: tiny elements take many times the
+/// bytes that they came in.
+async fn decode(frame: Frame, memory: &mut RequestMemory) -> Result<Request, api::DecodeError> {
+    let checked = api::check_request(frame.payload)?;
+    memory.grow(checked.memory_bytes()).await;
+    checked.decode()
 }
 
 fn refusal(error: &api::DecodeError) -> Reply {

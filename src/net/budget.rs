@@ -32,6 +32,32 @@ pub(super) struct Reservation {
     overdraft: Option<OwnedSemaphorePermit>,
 }
 
+/// The memory that one request has taken so far, for its handler to take more.
+///
+/// It is given back once the response has been sent.
+#[derive(Debug)]
+pub struct RequestMemory {
+    budget: Budget,
+    reservation: Reservation,
+    bytes: usize,
+}
+
+impl RequestMemory {
+    /// `reservation` covers the `bytes` of the request itself.
+    pub(super) const fn new(budget: Budget, reservation: Reservation, bytes: usize) -> Self {
+        Self { budget, reservation, bytes }
+    }
+
+    /// Waits until there is room for `bytes` more, as for a request's decoded form.
+    ///
+    /// It ends without room where no other request is beyond the bound, so that requests that each
+    /// hold a part cannot wait for each other for ever.
+    pub async fn grow(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.budget.grow(&mut self.reservation, self.bytes).await;
+    }
+}
+
 impl Budget {
     pub(super) fn new(bytes: usize) -> Self {
         let total = bytes.clamp(1, Semaphore::MAX_PERMITS);

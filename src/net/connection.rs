@@ -27,7 +27,7 @@ use tokio::{
 
 use super::{
     Limits,
-    budget::Reservation,
+    budget::{RequestMemory, Reservation},
     frame::{FrameReader, ReadError},
     handler::{CloseReason, Connection, Frame, Handler, Reply, Started},
     server::Shared,
@@ -56,7 +56,7 @@ pub(super) enum End {
 struct Receipt {
     api_key: Option<i16>,
     received_at: Instant,
-    _memory: Reservation,
+    _memory: RequestMemory,
 }
 
 /// A request that has been started.
@@ -208,11 +208,14 @@ fn start<'a, H: Handler>(
     let api = shared.metrics.api(api_key);
     api.requests.increment(1);
     api.request_bytes.record(frame.payload.len() as f64);
-    let receipt = Receipt { api_key, received_at: frame.received_at, _memory: memory };
-    let started = shared.handler.start(session, frame);
+    let received_at = frame.received_at;
+    let mut memory = RequestMemory::new(shared.budget.clone(), memory, frame.payload.len());
     // What is awaited here is the start; the rest waits beside the requests that follow.
     #[expect(clippy::async_yields_async)]
-    Box::pin(async move { Waiting::new(started.await, receipt) })
+    Box::pin(async move {
+        let started = shared.handler.start(session, frame, &mut memory).await;
+        Waiting::new(started, Receipt { api_key, received_at, _memory: memory })
+    })
 }
 
 /// When the connection is closed unless something happens.
@@ -226,8 +229,10 @@ fn deadline(
 ) -> Instant {
     match reader.partial() {
         // Bytes that wait because the node does not read are not the client's fault.
-        Some((started, arrived)) if reads => {
-            means.pace.deadline(started, arrived).max(active_at + means.pace.grace)
+        Some(partial) if reads => {
+            let pace = means.pace.deadline(partial.started, partial.bytes);
+            let idle = partial.last_read.max(active_at) + limits.max_idle;
+            pace.max(active_at + means.pace.grace).min(idle)
         }
         _ if quiet => active_at + limits.max_idle,
         _ => Instant::now() + limits.max_idle,

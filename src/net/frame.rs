@@ -21,8 +21,11 @@ use super::{
 pub(super) const PREFIX_BYTES: usize = 4;
 /// What one read into the stack takes at most.
 const FIRST_READ_BYTES: usize = 8 << 10;
-/// The least buffer for a request that is larger than that.
+/// The least buffer for a request that is larger than that,
 const FIRST_BUFFER_BYTES: usize = 64 << 10;
+/// and how much of the request must have arrived before it gets one: the four bytes of a length
+/// are none.
+const BUFFER_AFTER_BYTES: usize = FIRST_READ_BYTES / 2;
 
 /// Why a connection cannot be read any further.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +88,18 @@ pub(super) struct FrameReader {
     /// waiting for memory, which is not the client's fault.
     started: Option<Instant>,
     waits_since: Option<Instant>,
+    last_read: Option<Instant>,
+}
+
+/// How far a request has arrived.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Partial {
+    /// When it began.
+    pub(super) started: Instant,
+    /// When its newest bytes arrived.
+    pub(super) last_read: Instant,
+    /// How many bytes there are.
+    pub(super) bytes: u64,
 }
 
 impl FrameReader {
@@ -93,9 +108,11 @@ impl FrameReader {
         self.waits_since.is_some()
     }
 
-    /// When the request that is arriving began, and how much of it is here.
-    pub(super) fn partial(&self) -> Option<(Instant, u64)> {
-        self.started.map(|started| (started, self.buffer.len() as u64))
+    /// The request that is arriving, if any of it is here.
+    pub(super) fn partial(&self) -> Option<Partial> {
+        let started = self.started?;
+        let last_read = self.last_read.unwrap_or(started).max(started);
+        Some(Partial { started, last_read, bytes: self.buffer.len() as u64 })
     }
 
     /// Waits for the next request. `None` once the first bytes of one are here but not all of it:
@@ -115,7 +132,10 @@ impl FrameReader {
                     return Ok(Some(self.take(length)));
                 }
                 _ if was_idle && self.started.is_some() => return Ok(None),
-                Some(length) if PREFIX_BYTES + length > FIRST_READ_BYTES => {
+                Some(length)
+                    if PREFIX_BYTES + length > FIRST_READ_BYTES
+                        && self.buffer.len() >= BUFFER_AFTER_BYTES =>
+                {
                     self.read_large(stream, PREFIX_BYTES + length, budget).await?;
                 }
                 _ => self.read_small(stream).await?,
@@ -192,7 +212,9 @@ impl FrameReader {
             let within = self.started.is_some();
             return Err(if within { ReadError::Truncated } else { ReadError::Closed });
         }
-        self.started.get_or_insert_with(Instant::now);
+        let now = Instant::now();
+        self.started.get_or_insert(now);
+        self.last_read = Some(now);
         Ok(())
     }
 }

@@ -10,6 +10,8 @@ use bytes::{Buf, Bytes};
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
+use super::budget::RequestMemory;
+
 /// Answers the requests of client connections.
 pub trait Handler: Send + Sync + 'static {
     /// What the handler remembers about one connection. Dropped when the connection ends.
@@ -27,12 +29,16 @@ pub trait Handler: Send + Sync + 'static {
     /// [`Limits::max_in_flight_requests`](super::Limits) of those wait per connection; then the
     /// connection is not read.
     ///
+    /// `memory` is what the request has taken of the memory that all requests share. Whatever
+    /// takes more in proportion to what the client sent asks there first.
+    ///
     /// May be dropped at any `await`, and so may the future of a `Later`: when the connection
     /// fails, when the client closes it, or at the end of a shutdown.
     fn start(
         &self,
         session: &Self::Session,
         request: Frame,
+        memory: &mut RequestMemory,
     ) -> impl Future<Output = Started> + Send;
 }
 

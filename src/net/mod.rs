@@ -28,6 +28,7 @@ mod write;
 
 use std::{net::IpAddr, time::Duration};
 
+pub use budget::RequestMemory;
 pub use handler::{
     CloseReason, Connection, Frame, Handler, Part, RecordSource, Reply, Response, Started,
 };
@@ -52,8 +53,8 @@ pub struct Limits {
     pub max_idle: Duration,
     /// The requests of one connection that may be under way.
     pub max_in_flight_requests: usize,
-    /// The bytes of requests in memory, of all connections: `queued.max.request.bytes`, which
-    /// Kafka leaves unbounded by default.
+    /// The bytes of requests in memory, as they came and decoded, of all connections:
+    /// `queued.max.request.bytes`, which Kafka leaves unbounded by default.
     pub request_memory_bytes: usize,
     /// Buffers of 128 KiB that are kept for records under way.
     pub record_buffers: usize,

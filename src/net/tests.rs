@@ -31,6 +31,9 @@ const CLOSE: u8 = 3;
 const RECORDS: u8 = 4;
 const STALL_START: u8 = 5;
 const FILE: u8 = 6;
+const GROW: u8 = 7;
+/// What a `GROW` takes beyond its own bytes.
+const GROWN_BYTES: usize = 10_000;
 
 #[derive(Default)]
 struct Echo {
@@ -100,7 +103,7 @@ impl Handler for Echo {
 
     fn open(&self, _: Connection) {}
 
-    async fn start(&self, (): &(), request: Frame) -> Started {
+    async fn start(&self, (): &(), request: Frame, memory: &mut RequestMemory) -> Started {
         self.started.lock().push(request.payload.clone());
         self.progress.notify_one();
         let response = Response::from(request.payload.clone());
@@ -132,6 +135,14 @@ impl Handler for Echo {
                 ]);
                 parts.extend([part(11, 16 << 10), part(1, 10)]);
                 Response::new(parts).into()
+            }
+            GROW => {
+                memory.grow(GROWN_BYTES).await;
+                let release = Arc::clone(&self.release);
+                Started::later(async move {
+                    release.notified().await;
+                    response.into()
+                })
             }
             STALL_START => {
                 self.release.notified().await;
@@ -294,13 +305,49 @@ async fn foreign_protocols_and_absurd_lengths_are_cut_off_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_claimed_length_reserves_nothing() {
-    let fixture = Fixture::start(Limits::default());
-    let mut client = fixture.connect().await;
-    client.write_all(&(90_i32 << 20).to_be_bytes()).await.unwrap();
-    client.write_all(&[0; 100]).await.unwrap();
+    let limits = Limits { request_memory_bytes: 1 << 20, ..Limits::default() };
+    let fixture = Fixture::start(limits);
+    let mut half_open = Vec::new();
+    for _ in 0..2_000 {
+        let mut client = fixture.connect().await;
+        client.write_all(&(90_i32 << 20).to_be_bytes()).await.unwrap();
+        half_open.push(client);
+    }
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(fixture.server.request_memory_bytes() <= 64 << 10);
-    drop(client);
+    assert_eq!(fixture.server.request_memory_bytes(), 0);
+    let began = tokio::time::Instant::now();
+    let mut honest = fixture.connect().await;
+    honest.write_all(&request(1, ECHO, 900_000)).await.unwrap();
+    assert_eq!(response(&mut honest).await.len(), 900_009);
+    assert!(began.elapsed() < Duration::from_secs(1), "it waited for the half-open ones");
+    for mut client in half_open {
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+    }
+    assert!(began.elapsed() <= Duration::from_secs(30));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_handler_takes_beyond_its_request_counts_until_it_has_answered() {
+    let fixture = Fixture::start(Limits { request_memory_bytes: 25_000, ..Limits::default() });
+    let mut clients = Vec::new();
+    for number in 0..4 {
+        let mut client = fixture.connect().await;
+        client.write_all(&request(number, GROW, 0)).await.unwrap();
+        clients.push(client);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    // Two have room, the third goes beyond, the fourth waits.
+    assert_eq!(fixture.handler.started.lock().len(), 4);
+    assert!((2 * GROWN_BYTES..=25_000).contains(&fixture.server.request_memory_bytes()));
+    fixture.handler.release.notify_waiters();
+    for client in &mut clients[..3] {
+        response(client).await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(fixture.server.request_memory_bytes(), GROWN_BYTES + 9);
+    fixture.handler.release.notify_waiters();
+    response(&mut clients[3]).await;
+    assert_eq!(fixture.server.request_memory_bytes(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -311,6 +358,18 @@ async fn silent_and_slow_clients_are_closed() {
     partial.write_all(&[0, 0, 0, 9, 1]).await.unwrap();
     assert_eq!(partial.read(&mut [0; 1]).await.unwrap(), 0);
     assert_eq!(began.elapsed().as_secs(), 30);
+
+    // A request that does not arrive is no reason to stay longer than an idle connection may.
+    let max_idle = Duration::from_secs(7);
+    let strict = Fixture::start(Limits { max_idle, ..Limits::default() });
+    let began = tokio::time::Instant::now();
+    let mut partial = strict.connect().await;
+    for byte in [0, 0, 0] {
+        partial.write_all(&[byte]).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    assert_eq!(partial.read(&mut [0; 1]).await.unwrap(), 0);
+    assert_eq!(began.elapsed().as_secs(), 10 + 7);
 
     let mut idle = fixture.connect().await;
     idle.write_all(&request(1, ECHO, 0)).await.unwrap();

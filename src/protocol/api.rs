@@ -108,7 +108,7 @@ impl Request {
     #[must_use]
     pub fn key(&self) -> ApiKey {
         ApiKey::try_from(self.header.request_api_key)
-            .expect("decode_request takes only keys that the codec knows")
+            .expect("check_request takes only keys that the codec knows")
     }
 
     /// The version it is in.
@@ -200,11 +200,20 @@ impl DecodeError {
     }
 }
 
-/// Decodes a frame that a client sent, length removed.
+/// A request that the guard let pass and that is not decoded yet.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    key: ApiKey,
+    version: i16,
+    frame: Bytes,
+    walked: Walked,
+}
+
+/// Checks a frame that a client sent, length removed.
 ///
 /// # Errors
 /// See [`DecodeError`].
-pub fn decode_request(frame: Bytes) -> Result<Request, DecodeError> {
+pub fn check_request(frame: Bytes) -> Result<Checked, DecodeError> {
     let mut head = &frame[..];
     if head.len() < 8 {
         return Err(DecodeError::Short(head.len()));
@@ -215,22 +224,41 @@ pub fn decode_request(frame: Bytes) -> Result<Request, DecodeError> {
         let key = api.key;
         return Err(DecodeError::UnsupportedVersion { key, version, correlation_id });
     }
-    decode_known_request(api.key, version, frame)
+    let walked = shape::check_request(api.key, version, &frame)
+        .map_err(|source| DecodeError::Shape { key, version, source })?;
+    Ok(Checked { key: api.key, version, frame, walked })
 }
 
-fn decode_known_request(
-    api_key: ApiKey,
-    version: i16,
-    mut frame: Bytes,
-) -> Result<Request, DecodeError> {
-    let key = api_key as i16;
-    let walked = shape::check_request(api_key, version, &frame)
-        .map_err(|source| DecodeError::Shape { key, version, source })?;
-    let codec = |cause| DecodeError::Codec { key, version, cause: CodecError(cause) };
-    let header = RequestHeader::decode(&mut frame, api_key.request_header_version(version))
-        .map_err(codec)?;
-    let body = RequestKind::decode(api_key, &mut frame, version).map_err(codec)?;
-    Ok(Request { header, body, walked })
+impl Checked {
+    /// About how much memory decoding takes, beside the frame.
+    #[must_use]
+    pub const fn memory_bytes(&self) -> usize {
+        self.walked.memory_bytes
+    }
+
+    /// Decodes it.
+    ///
+    /// # Errors
+    /// [`DecodeError::Codec`].
+    pub fn decode(self) -> Result<Request, DecodeError> {
+        let Self { key, version, mut frame, walked } = self;
+        let codec = |cause| {
+            let key = key as i16;
+            DecodeError::Codec { key, version, cause: CodecError(cause) }
+        };
+        let header = RequestHeader::decode(&mut frame, key.request_header_version(version))
+            .map_err(codec)?;
+        let body = RequestKind::decode(key, &mut frame, version).map_err(codec)?;
+        Ok(Request { header, body, walked })
+    }
+}
+
+/// Checks and decodes a frame that a client sent, length removed.
+///
+/// # Errors
+/// See [`DecodeError`].
+pub fn decode_request(frame: Bytes) -> Result<Request, DecodeError> {
+    check_request(frame)?.decode()
 }
 
 /// A response as a whole frame, length and header included.

@@ -14,6 +14,9 @@
 mod table;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+#[expect(dead_code, reason = "tests/decode_memory.rs uses all of it")]
+mod writer;
 
 use kafka_protocol::messages::ApiKey;
 use table::{Field, Kind, Message};

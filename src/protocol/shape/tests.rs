@@ -1,36 +1,18 @@
-use std::ops::RangeInclusive;
-
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::{
     messages::{ApiKey, RequestHeader, RequestKind, ResponseHeader, ResponseKind},
     protocol::Decodable,
 };
 use proptest::prelude::*;
-use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-use super::{table::*, *};
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Direction {
-    Request,
-    Response,
-}
-
-use Direction::{Request, Response};
-
-/// Every message that the codec knows, in every version.
-fn all_messages() -> impl Iterator<Item = (Direction, ApiKey, i16)> {
-    ApiKey::iter().flat_map(|key| {
-        [Request, Response].into_iter().flat_map(move |direction| {
-            shape(direction, key).versions.iter().map(move |version| (direction, key, version))
-        })
-    })
-}
-
-fn shape(direction: Direction, key: ApiKey) -> &'static Message {
-    let table: &'static Table = if direction == Request { &REQUESTS } else { &RESPONSES };
-    table.find(key).unwrap()
-}
+use super::{
+    writer::{
+        Direction::{self, Request, Response},
+        Writer, all_messages, damage, shape, write,
+    },
+    *,
+};
 
 fn check(
     direction: Direction,
@@ -66,138 +48,6 @@ fn codec(
         }
     }
     Ok((out, bytes.len()))
-}
-
-/// Writes random messages by their shape.
-struct Writer {
-    rng: SmallRng,
-    out: Vec<u8>,
-    version: i16,
-    flexible: bool,
-    lengths: RangeInclusive<usize>,
-}
-
-fn write(direction: Direction, key: ApiKey, version: i16, seed: u64) -> Vec<u8> {
-    let message = shape(direction, key);
-    let mut writer = Writer {
-        rng: SmallRng::seed_from_u64(seed),
-        out: Vec::new(),
-        version,
-        flexible: message.flexible.contains(version),
-        lengths: 0..=3,
-    };
-    writer.header(direction, key);
-    writer.fields(&message.fields);
-    writer.out
-}
-
-impl Writer {
-    fn header(&mut self, direction: Direction, key: ApiKey) {
-        let tags = match direction {
-            Request => {
-                self.out.put_i16(key as i16);
-                self.out.put_i16(self.version);
-                self.out.put_i32(7);
-                self.out.put_i16(2);
-                self.out.put_slice(b"me");
-                key.request_header_version(self.version) >= 2
-            }
-            Response => {
-                self.out.put_i32(7);
-                key.response_header_version(self.version) >= 1
-            }
-        };
-        if tags {
-            self.out.put_u8(0);
-        }
-    }
-
-    fn fields(&mut self, fields: &[Field]) {
-        let present = |field: &&Field| field.versions.contains(self.version);
-        let fields: Vec<_> = fields.iter().filter(present).collect();
-        for field in fields.iter().filter(|field| field.tag.is_none()) {
-            self.field(field);
-        }
-        if !self.flexible {
-            return;
-        }
-        let mut tagged: Vec<_> = fields.into_iter().filter(|field| field.tag.is_some()).collect();
-        tagged.retain(|_| self.rng.random());
-        tagged.sort_by_key(|field| field.tag);
-        let unknown = self.rng.random_ratio(1, 8);
-        self.uvarint(tagged.len() + usize::from(unknown));
-        for field in tagged {
-            let before = std::mem::take(&mut self.out);
-            self.field(field);
-            let value = std::mem::replace(&mut self.out, before);
-            self.uvarint(field.tag.unwrap() as usize);
-            self.uvarint(value.len());
-            self.out.extend(value);
-        }
-        if unknown {
-            self.uvarint(9999);
-            self.uvarint(3);
-            self.out.extend(b"new");
-        }
-    }
-
-    fn field(&mut self, field: &Field) {
-        let nullable = field.nullable.contains(self.version);
-        let null = nullable && self.rng.random();
-        match &field.kind {
-            Kind::Struct(_) if null => self.out.put_i8(-1),
-            Kind::Struct(fields) => {
-                if nullable {
-                    self.out.put_i8(1);
-                }
-                self.fields(fields);
-            }
-            Kind::Text if null && !self.flexible => self.out.put_i16(-1),
-            _ if null && self.flexible => self.out.put_u8(0),
-            _ if null => self.out.put_i32(-1),
-            kind => self.value(kind),
-        }
-    }
-
-    fn value(&mut self, kind: &Kind) {
-        let length = self.rng.random_range(self.lengths.clone());
-        match kind {
-            // Small numbers, as some are checked to be bool or the like.
-            Kind::Fixed(bytes) => {
-                self.out.extend(std::iter::repeat_n(0, bytes - 1));
-                self.out.push(self.rng.random_range(0..2));
-            }
-            Kind::Text if !self.flexible => {
-                self.out.put_i16(length as i16);
-                self.out.extend(std::iter::repeat_n(b'x', length));
-            }
-            Kind::Text | Kind::Bytes => {
-                self.length(length);
-                self.out.extend(std::iter::repeat_n(b'x', length));
-            }
-            Kind::Struct(fields) => self.fields(fields),
-            Kind::Array { element, .. } => {
-                self.length(length);
-                (0..length).for_each(|_| self.value(element));
-            }
-        }
-    }
-
-    fn length(&mut self, length: usize) {
-        if self.flexible {
-            self.uvarint(length + 1);
-        } else {
-            self.out.put_i32(length as i32);
-        }
-    }
-
-    fn uvarint(&mut self, mut value: usize) {
-        while value >= 0x80 {
-            self.out.push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        self.out.push(value as u8);
-    }
 }
 
 #[test]
@@ -302,14 +152,7 @@ fn more_than_a_million_elements_are_refused() {
 #[test]
 fn more_than_ten_thousand_tagged_fields_are_refused() {
     for (count, refused) in [(MAX_TAGGED_FIELDS, false), (MAX_TAGGED_FIELDS + 1, true)] {
-        let mut writer = Writer {
-            rng: SmallRng::seed_from_u64(0),
-            out: Vec::new(),
-            version: 2,
-            flexible: true,
-            lengths: 0..=0,
-        };
-        writer.header(Request, ApiKey::ListPartitionReassignments);
+        let mut writer = Writer::of_header(Request, ApiKey::ListPartitionReassignments, 0);
         writer.out.pop();
         writer.uvarint(count);
         for tag in 0..count {
@@ -334,14 +177,7 @@ fn what_follows_the_shape_is_what_the_codec_decodes_in_every_version() {
             match codec(direction, key, version, &bytes) {
                 Ok((encoded, left)) => {
                     assert_eq!(left, 0, "{context}");
-                    let mut again = Writer {
-                        rng: SmallRng::seed_from_u64(0),
-                        out: Vec::new(),
-                        version,
-                        flexible: false,
-                        lengths: 0..=0,
-                    };
-                    again.header(direction, key);
+                    let mut again = Writer::of_header(direction, key, version);
                     again.out.extend(encoded);
                     let walked = check(direction, key, version, &again.out);
                     let walked = walked.map(|walked| walked.size_bytes);
@@ -382,28 +218,6 @@ proptest! {
         let (direction, key, version) = *which.get(&messages);
         if check(direction, key, version, &bytes).is_ok() {
             let _ = codec(direction, key, version, &bytes);
-        }
-    }
-}
-
-fn damage(bytes: &mut Vec<u8>, rng: &mut impl Rng) {
-    if bytes.is_empty() {
-        return;
-    }
-    let at = rng.random_range(0..bytes.len());
-    match rng.random_range(0..5) {
-        0 => bytes.truncate(at),
-        1 => bytes[at] ^= 1 << rng.random_range(0..8),
-        2 => bytes.insert(at, rng.random()),
-        3 => {
-            let extreme = [0xff, 0xff, 0xff, 0xff, 0x0f];
-            let end = (at + extreme.len()).min(bytes.len());
-            bytes.splice(at..end, extreme);
-        }
-        _ => {
-            let extreme = i32::MAX.to_be_bytes();
-            let end = (at + extreme.len()).min(bytes.len());
-            bytes.splice(at..end, extreme);
         }
     }
 }
