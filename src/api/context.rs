@@ -81,6 +81,7 @@ pub struct Context(Arc<Shared>);
 pub struct Shared {
     parts: ContextParts,
     pub(super) config: ArcSwap<BrokerConfig>,
+    config_changes: watch::Sender<()>,
     pub(super) fetch_sessions: FetchSessions,
     pub(super) producer_ids: ProducerIds,
 }
@@ -113,7 +114,8 @@ impl Context {
         let fetch_sessions = FetchSessions::new(limits, parts.seed);
         let config = ArcSwap::from_pointee(config);
         let producer_ids = ProducerIds::default();
-        Self(Arc::new(Shared { parts, config, fetch_sessions, producer_ids }))
+        let config_changes = watch::Sender::new(());
+        Self(Arc::new(Shared { parts, config, config_changes, fetch_sessions, producer_ids }))
     }
 
     /// This node.
@@ -137,6 +139,13 @@ impl Context {
     /// Takes up what was set at run time.
     pub fn configs_changed(&self) {
         self.config.store(Arc::new(broker_config(&self.node, &self.image())));
+        self.config_changes.send_replace(());
+    }
+
+    /// Tells whenever settings of this broker may have changed.
+    #[must_use]
+    pub fn config_changes(&self) -> watch::Receiver<()> {
+        self.config_changes.subscribe()
     }
 
     /// Has the controller decide, and waits until this node has followed what it decided.

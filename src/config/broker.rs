@@ -130,14 +130,12 @@ config_struct! {
 }
 
 impl BrokerConfig {
-    /// The most connections that an address may have at once.
-    pub fn connections_per_ip(&self, address: std::net::IpAddr) -> i32 {
-        self.max_connections_per_ip_overrides
-            .split(',')
-            .filter_map(|entry| entry.trim().rsplit_once(':'))
-            .find(|(one, _)| one.parse() == Ok(address))
-            .and_then(|(_, limit)| limit.parse().ok())
-            .unwrap_or(self.max_connections_per_ip)
+    /// The most connections that single addresses may have at once.
+    pub fn connections_per_ip(&self) -> impl Iterator<Item = (std::net::IpAddr, i32)> {
+        self.max_connections_per_ip_overrides.split(',').filter_map(|entry| {
+            let (address, limit) = entry.trim().rsplit_once(':')?;
+            Some((address.parse().ok()?, limit.parse().ok()?))
+        })
     }
 }
 

@@ -137,6 +137,18 @@ impl BrokerLayers<'_> {
         first(self.all(key), key)
     }
 
+    /// What is set of a broker key for one listener alone.
+    ///
+    /// # Panics
+    /// If there is no such key.
+    pub fn find_for_listener(&self, listener: &str, name: &str) -> Option<Value> {
+        let key = broker_key(name);
+        let name = format!("listener.name.{}.{name}", listener.to_ascii_lowercase());
+        let layers = [self.broker, self.cluster_default, self.file].into_iter();
+        let mut set = layers.filter_map(|layer| key.parse(layer.value(&name)?).ok());
+        set.next()
+    }
+
     /// The values that a topic may take from its broker, the winning one first.
     pub(super) fn find_for_topic(&self, key: &'static Definition) -> Vec<Found> {
         let synonyms = broker_synonyms(key.name).iter();

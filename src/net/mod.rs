@@ -43,8 +43,10 @@ use crate::base::HashMap;
 pub struct Limits {
     /// The largest request: `socket.request.max.bytes`.
     pub request_max_bytes: usize,
-    /// The most connections of all listeners: `max.connections`. Further ones wait.
-    pub max_connections: usize,
+    /// What all listeners together accept. What is beyond waits.
+    pub acceptance: Acceptance,
+    /// What single listeners accept, by their names, where that is less.
+    pub by_listener: HashMap<String, Acceptance>,
     /// The most connections from one address: `max.connections.per.ip`. Further ones are closed.
     pub max_connections_per_ip: usize,
     /// The same for certain addresses: `max.connections.per.ip.overrides`.
@@ -64,11 +66,35 @@ pub struct Limits {
     pub min_bytes_per_second: u32,
 }
 
+/// How many connections may come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acceptance {
+    /// At once: `max.connections`.
+    pub max_connections: usize,
+    /// In a second: `max.connection.creation.rate`.
+    pub creation_rate: u32,
+}
+
+impl Default for Acceptance {
+    /// Any number.
+    fn default() -> Self {
+        Self { max_connections: i32::MAX as usize, creation_rate: i32::MAX as u32 }
+    }
+}
+
+impl Limits {
+    /// What a listener accepts by itself.
+    fn of_listener(&self, name: &str) -> Acceptance {
+        self.by_listener.get(name).copied().unwrap_or_default()
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             request_max_bytes: 100 << 20,
-            max_connections: i32::MAX as usize,
+            acceptance: Acceptance::default(),
+            by_listener: HashMap::default(),
             max_connections_per_ip: i32::MAX as usize,
             max_connections_per_ip_overrides: HashMap::default(),
             max_idle: Duration::from_secs(600),

@@ -78,6 +78,7 @@ impl<H: Handler> Server<H> {
     /// stay as they were.
     pub fn set_limits(&self, limits: Limits) {
         self.shared.limits.store(Arc::new(limits));
+        self.shared.admission.limits_changed();
     }
 
     /// The bytes of requests that are in memory.
@@ -112,7 +113,7 @@ impl<H: Handler> Server<H> {
                 biased;
                 _ = stop.wait_for(Option::is_some) => break,
                 Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-                accepted = accept(&mut listener, shared) => accepted,
+                accepted = accept(&mut listener, &name, shared) => accepted,
             };
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
@@ -124,7 +125,8 @@ impl<H: Handler> Server<H> {
                     continue;
                 }
             };
-            let Some(place) = shared.admission.enter(peer.ip(), &shared.limits.load()) else {
+            let limits = shared.limits.load();
+            let Some(place) = shared.admission.enter(&name, peer.ip(), &limits) else {
                 shared.metrics.refused.increment(1);
                 if let Some(more) = shared.refused.permits() {
                     warn!(%peer, more, "refused a connection: max.connections.per.ip is reached");
@@ -161,9 +163,10 @@ impl<H: Handler> Server<H> {
 /// Waits for room, then for a connection.
 async fn accept<L: Listener, H>(
     listener: &mut L,
+    name: &str,
     shared: &Shared<H>,
 ) -> io::Result<(L::Stream, std::net::SocketAddr)> {
-    shared.admission.room(|| shared.limits.load().max_connections).await;
+    shared.admission.room(name, || shared.limits.load_full()).await;
     listener.accept().await
 }
 

@@ -409,7 +409,8 @@ async fn one_address_gets_its_share_of_connections_and_all_together_theirs() {
     let mut second = fixture.connect().await;
     assert_eq!(second.read(&mut [0; 1]).await.unwrap(), 0);
 
-    let fixture = Fixture::start(Limits { max_connections: 1, ..Limits::default() });
+    let one = Acceptance { max_connections: 1, ..Acceptance::default() };
+    let fixture = Fixture::start(Limits { acceptance: one, ..Limits::default() });
     let mut first = fixture.connect().await;
     let mut second = fixture.connect().await;
     second.write_all(&request(1, ECHO, 0)).await.unwrap();
@@ -418,6 +419,43 @@ async fn one_address_gets_its_share_of_connections_and_all_together_theirs() {
     assert_eq!(fixture.handler.started.lock().len(), 1, "the second waits in the backlog");
     drop(first);
     response(&mut second).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_come_in_at_the_rate_of_the_node_or_of_their_listener() {
+    let ten = Acceptance { creation_rate: 10, ..Acceptance::default() };
+    let by_listener = |limit| [("test".to_owned(), limit)].into_iter().collect();
+    for limits in [
+        Limits { acceptance: ten, ..Limits::default() },
+        Limits { by_listener: by_listener(ten), ..Limits::default() },
+    ] {
+        let fixture = Fixture::start(limits);
+        let began = tokio::time::Instant::now();
+        // Ten at once, then one each tenth of a second.
+        for (number, after_ms) in [(9, 0), (10, 100), (19, 1_000)] {
+            while fixture.handler.started.lock().len() <= number {
+                let mut client = fixture.connect().await;
+                client.write_all(&request(1, ECHO, 0)).await.unwrap();
+                response(&mut client).await;
+            }
+            let elapsed = began.elapsed().as_millis();
+            assert!((after_ms..after_ms + 20).contains(&elapsed), "{number}: {elapsed} ms");
+        }
+        // A limit that is lifted is lifted for those who wait already.
+        let mut waits = fixture.connect().await;
+        waits.write_all(&request(1, ECHO, 0)).await.unwrap();
+        tokio::task::yield_now().await;
+        fixture.server.set_limits(Limits::default());
+        let lifted = tokio::time::Instant::now();
+        response(&mut waits).await;
+        assert!(lifted.elapsed().as_millis() < 20);
+    }
+    let none = Acceptance { max_connections: 0, ..Acceptance::default() };
+    let other = [("other".to_owned(), none)].into_iter().collect();
+    let fixture = Fixture::start(Limits { by_listener: other, ..Limits::default() });
+    let mut client = fixture.connect().await;
+    client.write_all(&request(1, ECHO, 0)).await.unwrap();
+    response(&mut client).await;
 }
 
 #[tokio::test(start_paused = true)]

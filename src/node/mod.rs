@@ -11,6 +11,7 @@ mod cleaner;
 mod directories;
 mod figures;
 mod follow;
+mod limits;
 mod maintenance;
 mod process;
 
@@ -32,7 +33,7 @@ use crate::{
     group::{self, GroupShard, Groups},
     log::{Dir, LogError, OpenError},
     metadata::{MetadataImage, features},
-    net::{Limits, Listener, Server},
+    net::{Listener, Server},
     observability::{Readiness, Registry},
     quorum::{
         self, Bootstrap, Environment, FatalHook, Member, NoPeers, ProposeError, Quorum,
@@ -208,10 +209,11 @@ impl Node {
         let shown = context.clone();
         seams.registry.on_render(Box::new(move |render| figures::render(&shown, render)));
         let api = Arc::new(Api::new(context.clone()));
-        let limits = limits(&context.broker_config());
+        let (limits, changes) = (limits::limits(&context), context.config_changes());
         let server = Arc::new(metrics::with_local_recorder(&seams.registry, || {
             Server::new(api, limits, seams.log_io.clone())
         }));
+        tasks.spawn(limits::follow(changes, context.clone(), Arc::clone(&server)));
         let listening = listen(&server, listeners);
         let log_io = seams.log_io;
         Ok(Self { context, quorum, server, tasks, listening, stopping, log_io, endpoints })
@@ -358,21 +360,6 @@ fn groups(config: &NodeConfig, seams: &Seams, rng: &mut StdRng) -> Groups {
         GroupShard::new(Arc::clone(&shard_config), StdRng::seed_from_u64(shard_seed))
     });
     Groups::new(runtime, config)
-}
-
-fn limits(config: &BrokerConfig) -> Limits {
-    let count = |value: i32| usize::try_from(value).unwrap_or(0);
-    let defaults = Limits::default();
-    Limits {
-        request_max_bytes: count(config.socket_request_max_bytes),
-        max_connections: count(config.max_connections),
-        max_connections_per_ip: count(config.max_connections_per_ip),
-        max_idle: u64::try_from(config.connections_max_idle_ms)
-            .map_or(Duration::MAX, Duration::from_millis),
-        request_memory_bytes: usize::try_from(config.queued_max_request_bytes)
-            .unwrap_or(usize::MAX >> 4),
-        ..defaults
-    }
 }
 
 /// An id for a directory that was never used.
