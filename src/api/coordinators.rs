@@ -40,11 +40,7 @@ pub(super) async fn find_coordinator(
     }
     let find = |key: &str| match request.key_type {
         KEY_TYPE_GROUP => group_coordinator(&image, key, listener),
-        KEY_TYPE_TRANSACTION => Err(WireError::new(
-            // Clients retry on COORDINATOR_NOT_AVAILABLE until they give up; on this they fail.
-            ResponseError::UnsupportedVersion,
-            "Transactions are not served yet",
-        )),
+        KEY_TYPE_TRANSACTION => Err(no_transactions()),
         other => Err(WireError::new(
             ResponseError::InvalidRequest,
             format!("There is no coordinator of type {other}"),
@@ -52,6 +48,16 @@ pub(super) async fn find_coordinator(
     };
     let keys = if version >= 4 { request.coordinator_keys } else { vec![request.key] };
     respond(keys.iter().map(|key| coordinator(key, find(key))).collect(), version)
+}
+
+/// What whoever wants transactions is told. librdkafka takes few codes for final here, and this is
+/// the only one among them that Java's client takes for final too; on others one or the other asks
+/// again until its time is over.
+pub(super) fn no_transactions() -> WireError {
+    WireError::new(
+        ResponseError::TransactionalIdAuthorizationFailed,
+        "Transactions are not served yet: produce without transactional.id",
+    )
 }
 
 /// Before version 4 a response holds one coordinator, in fields of its own.

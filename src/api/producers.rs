@@ -7,7 +7,7 @@ use kafka_protocol::messages::{
 };
 use uuid::Uuid;
 
-use super::{Context, error::WireError};
+use super::{Context, coordinators, error::WireError};
 use crate::{
     base::{PartitionIndex, ProducerEpoch, ProducerId},
     controller,
@@ -55,7 +55,7 @@ pub(super) async fn init_producer_id(
     // Transactions are not served: a client that asks for them must not believe that they are.
     let id = match &request.transactional_id {
         Some(id) if id.is_empty() => Err(WireError::from(ResponseError::InvalidRequest)),
-        Some(_) => Err(WireError::from(ResponseError::TransactionalIdAuthorizationFailed)),
+        Some(_) => Err(coordinators::no_transactions()),
         None => context.producer_ids.next(context).await,
     };
     match id {
