@@ -3,123 +3,24 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+mod common;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
+use common::{call, frame, receive, serve};
 use kafka_protocol::{
     messages::{
         ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse,
-        ProduceRequest, ProduceResponse, RequestHeader, ResponseHeader, TopicName,
+        ProduceRequest, ProduceResponse, ResponseHeader, TopicName,
         create_topics_request::CreatableTopic,
         produce_request::{PartitionProduceData, TopicProduceData},
     },
-    protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes},
+    protocol::{Decodable, StrBytes},
 };
-use ottla::{
-    base::{Blocking, SystemClock},
-    config::NodeConfig,
-    log::StdDir,
-    net::{SocketBuffers, TcpListener},
-    node::{Node, READINESS, Seams},
-    observability::{Readiness, Registry},
-    protocol::{
-        ResponseError,
-        batch::{BatchBuilder, BatchOptions, NewRecord},
-    },
-    quorum::MemStore,
+use ottla::protocol::{
+    ResponseError,
+    batch::{BatchBuilder, BatchOptions, NewRecord},
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
-};
-
-/// Longer than anything here takes; a wait that reaches it has failed.
-const LONG: Duration = Duration::from_secs(20);
-
-struct Served {
-    node: Node,
-    address: String,
-    _directory: tempfile::TempDir,
-}
-
-async fn serve() -> Served {
-    let directory = tempfile::tempdir().unwrap();
-    let settings: BTreeMap<String, String> = [
-        ("node.id", "1"),
-        ("log.dirs", directory.path().to_str().unwrap()),
-        ("listeners", "PLAINTEXT://127.0.0.1:0"),
-        ("offsets.topic.replication.factor", "1"),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .into();
-    let config = Arc::new(NodeConfig::from_settings(settings).unwrap());
-    let seams = Seams {
-        clock: Arc::new(SystemClock),
-        directories: vec![Arc::new(StdDir::create(directory.path()).unwrap())],
-        store: Arc::new(MemStore::default()),
-        log_io: Blocking::threads("log", 2, 64).unwrap(),
-        quorum_io: Blocking::threads("quorum", 3, 64).unwrap(),
-        seed: 7,
-        registry: Registry::new(),
-        readiness: Readiness::new(READINESS),
-        fatal: Arc::new(|fatal| panic!("the quorum cannot go on: {fatal}")),
-    };
-    let listener =
-        TcpListener::bind("127.0.0.1:0".parse().unwrap(), SocketBuffers::default()).unwrap();
-    let listeners = vec![("PLAINTEXT".to_owned(), listener)];
-    let node = timeout(LONG, Node::start(config, seams, listeners)).await.unwrap().unwrap();
-    let address = node.bootstrap_servers().next().unwrap();
-    Served { node, address, _directory: directory }
-}
-
-impl Served {
-    async fn connect(&self) -> TcpStream {
-        TcpStream::connect(&self.address).await.unwrap()
-    }
-
-    /// An honest client is served, on a connection of its own.
-    async fn assert_serves(&self) {
-        let mut stream = self.connect().await;
-        let response = call(&mut stream, &ApiVersionsRequest::default(), 0).await;
-        assert_eq!(response.error_code, 0);
-        assert!(!response.api_keys.is_empty());
-    }
-}
-
-fn frame<R: Request>(request: &R, version: i16) -> Vec<u8> {
-    let mut body = BytesMut::new();
-    RequestHeader::default()
-        .with_request_api_key(R::KEY)
-        .with_request_api_version(version)
-        .with_correlation_id(1)
-        .encode(&mut body, R::header_version(version))
-        .unwrap();
-    request.encode(&mut body, version).unwrap();
-    let mut framed = Vec::new();
-    framed.put_u32(u32::try_from(body.len()).unwrap());
-    framed.extend_from_slice(&body);
-    framed
-}
-
-async fn call<R: Request>(stream: &mut TcpStream, request: &R, version: i16) -> R::Response {
-    stream.write_all(&frame(request, version)).await.unwrap();
-    let mut bytes = receive(stream).await.expect("the connection was closed");
-    let header = R::Response::header_version(version);
-    ResponseHeader::decode(&mut bytes, header).unwrap();
-    R::Response::decode(&mut bytes, version).unwrap()
-}
-
-/// The next response, or None where the node closed the connection.
-async fn receive(stream: &mut TcpStream) -> Option<Bytes> {
-    let read = async {
-        let length = stream.read_u32().await.ok()?;
-        let mut bytes = vec![0; length as usize];
-        stream.read_exact(&mut bytes).await.ok()?;
-        Some(Bytes::from(bytes))
-    };
-    timeout(LONG, read).await.expect("the node neither answers nor closes")
-}
+use tokio::io::AsyncWriteExt;
 
 #[tokio::test]
 async fn frames_that_are_no_requests_end_their_connection_only() {
@@ -242,18 +143,4 @@ async fn damaged_batches_are_refused_and_whole_ones_taken() {
     let partition = &response.responses[0].partition_responses[0];
     assert_eq!((partition.error_code, partition.base_offset), (0, 0));
     served.node.stop().await.unwrap();
-}
-
-#[tokio::test]
-async fn idle_connections_do_not_keep_others_out() {
-    let served = serve().await;
-    let mut idle = Vec::new();
-    for _ in 0..500 {
-        idle.push(served.connect().await);
-    }
-    served.assert_serves().await;
-    served.node.stop().await.unwrap();
-    for mut stream in idle {
-        assert!(receive(&mut stream).await.is_none(), "a stopped node sends nothing");
-    }
 }
