@@ -4,23 +4,33 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod common;
+#[expect(dead_code, reason = "the guard uses all of it")]
+#[path = "../src/protocol/shape/table.rs"]
+mod table;
+#[expect(dead_code, reason = "the guard's unit tests use all of it")]
+#[path = "../src/protocol/shape/writer.rs"]
+mod writer;
 
 use bytes::{BufMut, Bytes};
 use common::{call, frame, receive, serve};
 use kafka_protocol::{
     messages::{
         ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse,
-        ProduceRequest, ProduceResponse, ResponseHeader, TopicName,
+        DescribeConfigsRequest, DescribeGroupsRequest, GroupId, ProduceRequest, ProduceResponse,
+        ResponseHeader, TopicName,
         create_topics_request::CreatableTopic,
+        describe_configs_request::DescribeConfigsResource,
         produce_request::{PartitionProduceData, TopicProduceData},
     },
     protocol::{Decodable, StrBytes},
 };
 use ottla::protocol::{
     ResponseError,
+    api::APIS,
     batch::{BatchBuilder, BatchOptions, NewRecord},
 };
 use tokio::io::AsyncWriteExt;
+use writer::{Direction, arrays, write_dense};
 
 #[tokio::test]
 async fn frames_that_are_no_requests_end_their_connection_only() {
@@ -142,5 +152,50 @@ async fn damaged_batches_are_refused_and_whole_ones_taken() {
     let response: ProduceResponse = call(&mut stream, &request(whole), 9).await;
     let partition = &response.responses[0].partition_responses[0];
     assert_eq!((partition.error_code, partition.base_offset), (0, 0));
+    served.node.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn many_tiny_elements_take_no_more_than_their_number() {
+    // What takes the square of it takes minutes.
+    const COUNT: usize = 100_000;
+    let served = serve().await;
+    for api in APIS {
+        for array in arrays(Direction::Request, api.key, api.max) {
+            let message = (Direction::Request, api.key, api.max);
+            let request = write_dense(message, array, COUNT, false);
+            let mut stream = served.connect().await;
+            stream.write_i32(i32::try_from(request.len()).unwrap()).await.unwrap();
+            stream.write_all(&request).await.unwrap();
+            stream.write_all(&frame(&ApiVersionsRequest::default(), 0)).await.unwrap();
+            // It may be refused with its connection, or be one that is not answered.
+            while let Some(response) = receive(&mut stream).await {
+                if response[..4] == 1_i32.to_be_bytes() {
+                    break;
+                }
+            }
+        }
+    }
+    served.assert_serves().await;
+    served.node.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn to_ask_for_the_same_over_and_over_does_not_multiply_the_response() {
+    let served = serve().await;
+    let mut stream = served.connect().await;
+    let resource = DescribeConfigsResource::default()
+        .with_resource_type(4)
+        .with_resource_name(StrBytes::from_static_str("1"))
+        .with_configuration_keys(None);
+    let request = DescribeConfigsRequest::default()
+        .with_resources(vec![resource; 100_000])
+        .with_include_documentation(true);
+    let response = call(&mut stream, &request, 4).await;
+    assert_eq!(response.results.len(), 1);
+    assert!(response.results[0].configs.len() > 300);
+    let group = GroupId(StrBytes::from_static_str("group"));
+    let request = DescribeGroupsRequest::default().with_groups(vec![group; 100_000]);
+    assert_eq!(call(&mut stream, &request, 5).await.groups.len(), 1);
     served.node.stop().await.unwrap();
 }

@@ -6,6 +6,8 @@
 //! References: KIP-133, KIP-226 (sources, synonyms), KIP-339 (incremental), KIP-569 (types and
 //! documentation).
 
+use std::collections::BTreeSet;
+
 use kafka_protocol::messages::{
     AlterConfigsRequest, AlterConfigsResponse, DescribeConfigsRequest, DescribeConfigsResponse,
     IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
@@ -17,7 +19,7 @@ use kafka_protocol::messages::{
     incremental_alter_configs_response::AlterConfigsResourceResponse as AlterResult,
 };
 
-use super::{Context, admin::failure, discovery::unknown_topic, error::WireError};
+use super::{Context, admin::failure, discovery::unknown_topic, each_once, error::WireError};
 use crate::{
     config::{self, Entry, NodeConfig, TopicLayers},
     controller,
@@ -34,7 +36,8 @@ pub(super) fn describe_configs(
     let image = context.image();
     let shown =
         Shown { synonyms: request.include_synonyms, documentation: request.include_documentation };
-    let results = request.resources.into_iter().map(|resource| {
+    let key = |one: &DescribeConfigsResource| (one.resource_type, one.resource_name.clone());
+    let results = each_once(request.resources, key).map(|resource| {
         let entries = entries(&image, &context.node, &resource);
         shown.result(resource, entries)
     });
@@ -112,10 +115,9 @@ impl Shown {
             .with_resource_type(resource.resource_type)
             .with_resource_name(resource.resource_name);
         let keys = resource.configuration_keys.filter(|keys| !keys.is_empty());
-        let is_wanted = |entry: &Entry| match &keys {
-            Some(keys) => keys.iter().any(|key| **key == *entry.name),
-            None => true,
-        };
+        let keys = keys.map(|keys| keys.into_iter().collect::<BTreeSet<StrBytes>>());
+        let is_wanted =
+            |entry: &Entry| keys.as_ref().is_none_or(|keys| keys.contains(entry.name.as_bytes()));
         match entries {
             Ok(entries) => {
                 let wanted = entries.into_iter().filter(is_wanted);

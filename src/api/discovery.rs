@@ -5,7 +5,7 @@
 //!
 //! References: KIP-35, KIP-511, KIP-584 (features), KIP-516 (topic ids).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kafka_protocol::messages::{
     ApiVersionsRequest, ApiVersionsResponse, BrokerId, CreateTopicsRequest, MetadataRequest,
@@ -120,7 +120,7 @@ pub(super) async fn metadata(
     let mut image = context.image();
     let topics = request.topics.filter(|topics| version > 0 || !topics.is_empty());
     let config = context.broker_config();
-    let mut refused = Vec::new();
+    let mut refused = BTreeMap::new();
     if let Some(topics) = &topics
         && request.allow_auto_topic_creation
         && config.auto_create_topics_enable
@@ -128,7 +128,7 @@ pub(super) async fn metadata(
     {
         let missing = missing(&image, topics);
         if !missing.is_empty() {
-            refused = create(context, &image, &config, missing).await;
+            refused = create(context, &image, &config, missing).await.into_iter().collect();
             image = context.image();
         }
     }
@@ -310,7 +310,7 @@ impl View<'_> {
     fn topics(
         &self,
         topics: Vec<MetadataRequestTopic>,
-        refused: &[Refused],
+        refused: &BTreeMap<TopicName, ResponseError>,
     ) -> Vec<MetadataResponseTopic> {
         if !is_well_formed(&topics, self.version) {
             let code = ResponseError::InvalidRequest;
@@ -325,7 +325,11 @@ impl View<'_> {
         topics.into_iter().filter(first).map(|topic| self.requested(topic, refused)).collect()
     }
 
-    fn requested(&self, topic: MetadataRequestTopic, refused: &[Refused]) -> MetadataResponseTopic {
+    fn requested(
+        &self,
+        topic: MetadataRequestTopic,
+        refused: &BTreeMap<TopicName, ResponseError>,
+    ) -> MetadataResponseTopic {
         let id = TopicId(topic.topic_id);
         let Some(name) = topic.name.filter(|_| id == TopicId::NONE) else {
             return match self.image.topic(id) {
@@ -336,10 +340,7 @@ impl View<'_> {
         if let Some(topic) = self.image.topic_by_name(&name) {
             return self.topic(topic);
         }
-        let code = match refused.iter().find(|(refused, _)| *refused == name) {
-            Some((_, code)) => *code,
-            None => unknown_topic(&name),
-        };
+        let code = refused.get(&name).copied().unwrap_or_else(|| unknown_topic(&name));
         failed(code).with_is_internal(is_internal(&name)).with_name(Some(name))
     }
 
@@ -464,7 +465,7 @@ pub(super) mod tests {
         let image = image();
         let view = View { image: &image, listener: "PLAINTEXT", version: 13 };
         let asked = vec![by_name("orders"), by_id(7), by_id(99), by_name("no"), by_name("a b")];
-        let found = view.topics(asked, &[]);
+        let found = view.topics(asked, &BTreeMap::new());
         for topic in &found[..2] {
             assert_eq!((topic.error_code, topic.topic_id), (0, Uuid::from_u128(7)));
             assert_eq!(topic.name, Some(topic_name("orders")));
@@ -486,7 +487,7 @@ pub(super) mod tests {
     fn ids_before_version_12_are_refused() {
         let image = image();
         let view = View { image: &image, listener: "PLAINTEXT", version: 11 };
-        let found = view.topics(vec![by_id(7), by_name("orders")], &[]);
+        let found = view.topics(vec![by_id(7), by_name("orders")], &BTreeMap::new());
         assert!(found.iter().all(|t| t.error_code == ResponseError::InvalidRequest.code()));
         assert!(found.iter().all(|t| t.name.is_some()));
     }
@@ -495,7 +496,7 @@ pub(super) mod tests {
     fn version_0_leaves_out_and_reports_replicas_that_are_away() {
         let image = image();
         let view = View { image: &image, listener: "PLAINTEXT", version: 0 };
-        let found = view.topics(vec![by_name("orders")], &[]);
+        let found = view.topics(vec![by_name("orders")], &BTreeMap::new());
         let first = &found[0].partitions[0];
         assert_eq!(first.replica_nodes, [BrokerId(1)]);
         assert_eq!(first.error_code, ResponseError::ReplicaNotAvailable.code());
@@ -508,7 +509,7 @@ pub(super) mod tests {
             [(5, ResponseError::LeaderNotAvailable), (6, ResponseError::ListenerNotFound)]
         {
             let view = View { image: &image, listener: "OTHER", version };
-            let found = view.topics(vec![by_name("orders")], &[]);
+            let found = view.topics(vec![by_name("orders")], &BTreeMap::new());
             assert_eq!(found[0].partitions[0].error_code, code.code());
             assert!(view.brokers().is_empty());
         }
@@ -522,7 +523,7 @@ pub(super) mod tests {
             let asked = vec![by_name("orders"), by_name("no"), by_id(3)];
             let response = MetadataResponse::default()
                 .with_brokers(view.brokers())
-                .with_topics(view.topics(asked, &[]));
+                .with_topics(view.topics(asked, &BTreeMap::new()));
             assert_eq!(response.brokers.len(), 1);
             let response = ResponseKind::Metadata(response);
             api::encode_response(ApiKey::Metadata, version, 1, &response).unwrap();

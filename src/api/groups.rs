@@ -22,6 +22,7 @@ use kafka_protocol::messages::{
     },
 };
 
+use super::each_once;
 use crate::{
     base::PartitionIndex,
     coordinator::Failure,
@@ -171,8 +172,8 @@ pub async fn offset_fetch(
 ) -> OffsetFetchResponse {
     let require_stable = version >= 7 && request.require_stable;
     if version >= 8 {
-        let answers =
-            request.groups.into_iter().map(|group| fetch_group(groups, group, require_stable));
+        let asked = each_once(request.groups, |group| group.group_id.clone());
+        let answers = asked.map(|group| fetch_group(groups, group, require_stable));
         let answers = futures::future::join_all(answers).await;
         return OffsetFetchResponse::default().with_groups(answers);
     }
@@ -258,7 +259,7 @@ pub async fn describe_groups(
     request: DescribeGroupsRequest,
     version: i16,
 ) -> DescribeGroupsResponse {
-    let calls = request.groups.into_iter().map(|id| async move {
+    let calls = each_once(request.groups, Clone::clone).map(|id| async move {
         let asked = Request::Describe { groups: vec![id.clone()], version };
         match expect!(groups.call(&id, asked).await, Describe) {
             Ok(response) => response.groups,
@@ -352,12 +353,15 @@ pub async fn offset_delete(
     let mut response = expect!(result, DeleteOffsets)
         .unwrap_or_else(|failure| OffsetDeleteResponse::default().with_error_code(failure.code()));
     if response.error_code == 0 {
+        let mut known: BTreeMap<_, _> =
+            response.topics.drain(..).map(|topic| (topic.name, topic.partitions)).collect();
         for topic in unknown {
-            match response.topics.iter_mut().find(|known| known.name == topic.name) {
-                Some(known) => known.partitions.extend(topic.partitions),
-                None => response.topics.push(topic),
-            }
+            known.entry(topic.name).or_default().extend(topic.partitions);
         }
+        let topic = |(name, partitions)| {
+            OffsetDeleteResponseTopic::default().with_name(name).with_partitions(partitions)
+        };
+        response.topics = known.into_iter().map(topic).collect();
     }
     response
 }

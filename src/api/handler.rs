@@ -12,9 +12,7 @@ use crate::{
     base::PartitionIndex,
     group::Client,
     metadata::MetadataImage,
-    net::{
-        CloseReason, Connection, Frame, Handler, Part, Reply, RequestMemory, Response, Started,
-    },
+    net::{CloseReason, Connection, Frame, Handler, Part, Reply, RequestMemory, Response, Started},
     protocol::{
         api::{self, EncodeError, Request},
         fetch_response, frame,
@@ -240,7 +238,7 @@ async fn answer(
         }
         Q::DeleteRecords(r) => A::DeleteRecords(offsets::delete_records(context, r).await),
         Q::InitProducerId(r) => A::InitProducerId(producers::init_producer_id(context, &r).await),
-        Q::DescribeProducers(r) => A::DescribeProducers(producers::describe_producers(context, &r)),
+        Q::DescribeProducers(r) => A::DescribeProducers(producers::describe_producers(context, r)),
         Q::DescribeLogDirs(r) => {
             A::DescribeLogDirs(log_dirs::describe_log_dirs(context, r, version).await)
         }

@@ -29,3 +29,10 @@ mod validate;
 
 pub use context::{Context, ContextParts, Published};
 pub use handler::Api;
+
+/// The first of those with the same key each: to ask for the same thing over and over must not
+/// multiply the response.
+fn each_once<T, K: Ord>(items: Vec<T>, key: impl Fn(&T) -> K) -> impl Iterator<Item = T> {
+    let mut seen = std::collections::BTreeSet::new();
+    items.into_iter().filter(move |item| seen.insert(key(item)))
+}

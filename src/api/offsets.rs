@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{Context, error::WireError, topics::TopicRef};
 use crate::{
-    base::{LeaderEpoch, Offset, PartitionIndex},
+    base::{HashMap, LeaderEpoch, Offset, PartitionIndex},
     log::{LogError, TimestampBatch},
     protocol::{
         ResponseError, StrBytes,
@@ -58,14 +58,12 @@ pub(super) async fn list_offsets(
     for topic in &request.topics {
         let reference = context.topic_ref(false, Uuid::nil(), &topic.name);
         let mut partitions = Vec::with_capacity(topic.partitions.len());
+        let mut times = HashMap::<i32, usize>::default();
         for asked in &topic.partitions {
-            let twice = topic
-                .partitions
-                .iter()
-                .filter(|other| other.partition_index == asked.partition_index)
-                .count()
-                > 1;
-            let found = if twice {
+            *times.entry(asked.partition_index).or_default() += 1;
+        }
+        for asked in &topic.partitions {
+            let found = if times[&asked.partition_index] > 1 {
                 Err(WireError::from(ResponseError::InvalidRequest))
             } else {
                 list_offset(context, &reference, asked, isolation).await

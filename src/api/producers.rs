@@ -7,7 +7,7 @@ use kafka_protocol::messages::{
 };
 use uuid::Uuid;
 
-use super::{Context, coordinators, error::WireError};
+use super::{Context, coordinators, each_once, error::WireError};
 use crate::{
     base::{PartitionIndex, ProducerEpoch, ProducerId},
     controller,
@@ -70,13 +70,13 @@ pub(super) async fn init_producer_id(
 /// DescribeProducers 0.
 pub(super) fn describe_producers(
     context: &Context,
-    request: &DescribeProducersRequest,
+    request: DescribeProducersRequest,
 ) -> DescribeProducersResponse {
-    let topics = request.topics.iter().map(|topic| {
+    let topics = each_once(request.topics, |topic| topic.name.clone()).map(|topic| {
         let reference = context.topic_ref(false, Uuid::nil(), &topic.name);
-        let partitions = topic.partition_indexes.iter().map(|index| {
-            let answer = PartitionResponse::default().with_partition_index(*index);
-            match context.leader_partition(&reference, PartitionIndex(*index)) {
+        let partitions = each_once(topic.partition_indexes, |index| *index).map(|index| {
+            let answer = PartitionResponse::default().with_partition_index(index);
+            match context.leader_partition(&reference, PartitionIndex(index)) {
                 Ok(partition) => {
                     let producers = partition.log().active_producers();
                     let producers = producers.iter().map(|producer| {
@@ -97,7 +97,7 @@ pub(super) fn describe_producers(
                     .with_error_message(error.message.map(Into::into)),
             }
         });
-        TopicResponse::default().with_name(topic.name.clone()).with_partitions(partitions.collect())
+        TopicResponse::default().with_name(topic.name).with_partitions(partitions.collect())
     });
     DescribeProducersResponse::default().with_topics(topics.collect())
 }
