@@ -40,6 +40,7 @@ import org.apache.kafka.common.errors.InvalidConfigurationException;
 import org.apache.kafka.common.errors.InvalidPartitionsException;
 import org.apache.kafka.common.errors.InvalidTopicException;
 import org.apache.kafka.common.errors.TopicExistsException;
+import org.apache.kafka.common.errors.TransactionalIdAuthorizationException;
 import org.apache.kafka.common.errors.UnknownTopicOrPartitionException;
 import org.apache.kafka.common.serialization.StringDeserializer;
 import org.apache.kafka.common.serialization.StringSerializer;
@@ -172,6 +173,17 @@ public class Driver {
         var found = produce(topic, numbers(2000), Map.of("enable.idempotence", true, "batch.size", 200));
         for (int n = 0; n < found.size(); n++) {
             expect(found.get(n).offset(), (long) n, "offset");
+        }
+    }
+
+    static void noTransactions() {
+        Map<String, Object> config = Map.of("bootstrap.servers", BOOTSTRAP, "transactional.id", unique("java"));
+        long started = System.nanoTime();
+        try (var producer = new KafkaProducer<>(config, new StringSerializer(), new StringSerializer())) {
+            producer.initTransactions();
+            throw new AssertionError("transactions are not served");
+        } catch (TransactionalIdAuthorizationException refused) {
+            expect(System.nanoTime() - started < 10_000_000_000L, true, "it fails at once");
         }
     }
 
@@ -435,6 +447,7 @@ public class Driver {
         checks.put("produces with every codec and reads the same back", Driver::everyCodec);
         checks.put("produces with acks 0, 1 and all", Driver::everyAcks);
         checks.put("produces idempotently", Driver::idempotent);
+        checks.put("fails at once where transactions are asked for", Driver::noTransactions);
         String assignors = "org.apache.kafka.clients.consumer.";
         for (String one : List.of("RangeAssignor", "CooperativeStickyAssignor")) {
             checks.put("rebalances when a second member joins and leaves (" + one + ")",

@@ -458,6 +458,21 @@ def auto_creation():
     expect_true(topic in ADMIN.list_topics(timeout=TIMEOUT_S).topics, "the topic exists")
 
 
+def no_transactions():
+    """fails at once, and for good, where transactions are asked for"""
+    producer = Producer({"bootstrap.servers": BOOTSTRAP, "transactional.id": unique("confluent")})
+    started = time.monotonic()
+    try:
+        producer.init_transactions(TIMEOUT_S)
+        expect(None, KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "error")
+    except KafkaException as error:
+        code = error.args[0].code()
+        expect(code, KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "error")
+        expect_true(error.args[0].fatal(), "the error is final")
+        expect_true("Transactions are not served" in str(error), f"the reason is in {error}")
+    expect_true(time.monotonic() - started < 5, "it fails at once")
+
+
 def long_poll():
     """wakes a waiting fetch when a record comes"""
     topic = create()
@@ -476,5 +491,5 @@ run("confluent-kafka", [
     every_codec, empty_and_null, every_acks, too_large, keyless_on_compacted, group_resumes,
     eager_rebalance, cooperative_rebalance, static_membership, offsets_with_metadata,
     seek_by_timestamp, list_offsets, out_of_range, topics, partitions, configs, records, groups,
-    cluster, auto_creation, long_poll,
+    cluster, auto_creation, no_transactions, long_poll,
 ])
