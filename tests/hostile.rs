@@ -17,7 +17,7 @@ use kafka_protocol::{
     messages::{
         ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse,
         DescribeConfigsRequest, DescribeGroupsRequest, GroupId, ProduceRequest, ProduceResponse,
-        ResponseHeader, TopicName,
+        RequestKind, ResponseHeader, TopicName,
         create_topics_request::CreatableTopic,
         describe_configs_request::DescribeConfigsResource,
         produce_request::{PartitionProduceData, TopicProduceData},
@@ -26,11 +26,11 @@ use kafka_protocol::{
 };
 use ottla::protocol::{
     ResponseError,
-    api::APIS,
+    api::{APIS, decode_request, decode_response},
     batch::{BatchBuilder, BatchOptions, NewRecord},
 };
 use tokio::io::AsyncWriteExt;
-use writer::{Direction, arrays, write_dense};
+use writer::{Direction, arrays, write, write_dense};
 
 #[tokio::test]
 async fn frames_that_are_no_requests_end_their_connection_only() {
@@ -178,6 +178,35 @@ async fn many_tiny_elements_take_no_more_than_their_number() {
     }
     served.assert_serves().await;
     served.node.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn whatever_has_the_shape_of_a_version_is_answered_in_that_version() {
+    let served = serve().await;
+    for api in APIS {
+        for (version, seed) in (api.min..=api.max).flat_map(|v| (0..4).map(move |seed| (v, seed))) {
+            let request = write(Direction::Request, api.key, version, seed);
+            let mut stream = served.connect().await;
+            stream.write_i32(i32::try_from(request.len()).unwrap()).await.unwrap();
+            stream.write_all(&request).await.unwrap();
+            // Produce with acks=0 has no answer, and what it gets wrong ends its connection.
+            if api.key == ApiKey::Produce && request_acks(&request, version) == 0 {
+                continue;
+            }
+            let response = receive(&mut stream).await;
+            let response = response.unwrap_or_else(|| panic!("{api:?} {version}: {request:02x?}"));
+            decode_response(api.key, version, response).unwrap();
+        }
+    }
+    served.assert_serves().await;
+    served.node.stop().await.unwrap();
+}
+
+fn request_acks(request: &[u8], version: i16) -> i16 {
+    let request = decode_request(Bytes::copy_from_slice(request)).unwrap();
+    assert_eq!(request.version(), version);
+    let RequestKind::Produce(produce) = request.body else { panic!("{request:?}") };
+    produce.acks
 }
 
 #[tokio::test]

@@ -26,9 +26,12 @@ use kafka_protocol::{
     },
     protocol::StrBytes,
 };
-use ottla::protocol::{
-    ResponseError,
-    batch::{BatchBuilder, BatchOptions, NewRecord},
+use ottla::{
+    base::{ProducerEpoch, ProducerId},
+    protocol::{
+        ResponseError,
+        batch::{Attributes, BatchBuilder, BatchOptions, NewRecord, Producer},
+    },
 };
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
@@ -58,11 +61,25 @@ async fn metadata(stream: &mut TcpStream, topic: &str, create: bool) -> i16 {
 
 /// A batch with one record for each timestamp.
 fn batch(timestamps_ms: &[i64]) -> Bytes {
-    let mut builder = BatchBuilder::new(BatchOptions::default());
+    batch_with(BatchOptions::default(), timestamps_ms)
+}
+
+fn batch_with(options: BatchOptions, timestamps_ms: &[i64]) -> Bytes {
+    let mut builder = BatchBuilder::new(options);
     for &timestamp_ms in timestamps_ms {
         builder.push(&NewRecord { timestamp_ms, key: None, value: Some(b"v"), headers: &[] });
     }
     builder.build().unwrap().bytes().clone()
+}
+
+/// The same as a part of a transaction.
+fn transactional(timestamps_ms: &[i64]) -> Bytes {
+    let options = BatchOptions {
+        attributes: Attributes::default().with_transactional(true),
+        producer: Producer { id: ProducerId(1), epoch: ProducerEpoch(0), base_sequence: 0 },
+        ..BatchOptions::default()
+    };
+    batch_with(options, timestamps_ms)
 }
 
 /// Produces to several partitions and returns their error codes and base offsets.
@@ -281,6 +298,26 @@ async fn whoever_wants_transactions_is_told_at_once_that_there_are_none() {
         let response = call(&mut stream, &request, version).await;
         assert_eq!(response.error_code, refused, "version {version}");
     }
+    served.node.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_batch_of_a_transaction_is_refused_and_holds_up_nobody() {
+    let served = serve().await;
+    let mut stream = served_topic(&served).await;
+    let refused = ResponseError::TransactionalIdAuthorizationFailed.code();
+    let to = [("topic", 0)];
+    assert_eq!(produce(&mut stream, &to, transactional(&[1])).await, [(refused, -1)]);
+    assert_eq!(produce(&mut stream, &to, batch(&[2])).await, [(0, 0)]);
+    let partition = ListOffsetsPartition::default().with_timestamp(-1);
+    let topic =
+        ListOffsetsTopic::default().with_name(name("topic")).with_partitions(vec![partition]);
+    let request = ListOffsetsRequest::default()
+        .with_replica_id((-1).into())
+        .with_isolation_level(1)
+        .with_topics(vec![topic]);
+    let response = call(&mut stream, &request, 9).await;
+    assert_eq!(response.topics[0].partitions[0].offset, 1, "the last stable offset");
     served.node.stop().await.unwrap();
 }
 

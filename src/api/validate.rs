@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::error::WireError;
+use super::{coordinators, error::WireError};
 use crate::{
     config::{self, CompressionType, TopicConfig},
     protocol::{
@@ -18,8 +18,13 @@ pub(super) fn produced(
     version: i16,
     config: &TopicConfig,
     now_ms: i64,
-) -> Result<Bytes, Rejected> {
-    validate(records, version, &rules(config), now_ms).map(|valid| valid.batch.bytes().clone())
+) -> Result<Bytes, WireError> {
+    let batch = validate(records, version, &rules(config), now_ms)?.batch;
+    if batch.is_transactional() {
+        // Nobody would ever end the transaction, and readers of committed records wait for that.
+        return Err(coordinators::no_transactions());
+    }
+    Ok(batch.bytes().clone())
 }
 
 fn rules(config: &TopicConfig) -> Rules {

@@ -383,6 +383,21 @@ mod tests {
     }
 
     #[test]
+    fn librdkafka_finds_what_its_features_need() {
+        use ApiKey::*;
+        // Record batches, zstd, balanced consumers, the consumer protocol of KIP-848.
+        let needed = [(Produce, 3), (Fetch, 4), (Produce, 7), (Fetch, 10), (FindCoordinator, 0)];
+        let groups = [JoinGroup, SyncGroup, Heartbeat, LeaveGroup].map(|key| (key, 0));
+        let offsets = [(OffsetCommit, 2), (OffsetFetch, 1), (OffsetCommit, 9), (OffsetFetch, 9)];
+        let versions = advertised();
+        for (key, version) in needed.into_iter().chain(groups).chain(offsets) {
+            let found = versions.iter().find(|one| one.api_key == key as i16).unwrap();
+            let announced = found.min_version..=found.max_version;
+            assert!(announced.contains(&version), "{key:?} {version} in {announced:?}");
+        }
+    }
+
+    #[test]
     fn api_versions_responses_have_the_old_header_in_every_version() {
         let body =
             ResponseKind::ApiVersions(ApiVersionsResponse::default().with_api_keys(advertised()));
