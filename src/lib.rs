@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod base;
+pub mod cert;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -19,3 +20,4 @@ pub mod observability;
 pub mod protocol;
 pub mod quorum;
 pub mod replication;
+pub mod transport;

@@ -13,7 +13,9 @@ use std::{
 const IMPORTS: &[(&str, &[&str])] = &[
     ("base", &[]),
     ("protocol", &["base"]),
+    ("cert", &["base"]),
     ("config", &["base", "protocol"]),
+    ("transport", &["base", "cert", "config"]),
     ("metadata", &["base", "protocol", "config"]),
     ("quorum", &["base", "config", "metadata"]),
     ("controller", &["base", "protocol", "config", "metadata", "quorum"]),
@@ -56,12 +58,15 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "net",
             "api",
             "observability",
+            "cert",
+            "transport",
         ],
     ),
     (
         "cli",
         &[
             "base",
+            "cert",
             "protocol",
             "config",
             "metadata",

@@ -6,6 +6,7 @@
 mod blocking;
 mod clock;
 mod ids;
+mod log_limit;
 
 pub use blocking::{Blocking, BlockingStopped};
 pub use clock::{Clock, SystemClock, TokioClock};
@@ -13,6 +14,7 @@ pub use ids::{
     BrokerEpoch, ClusterId, DirectoryId, Epoch, Id, LeaderEpoch, NodeId, Offset, ParseIdError,
     PartitionEpoch, PartitionIndex, ProducerEpoch, ProducerId, TopicId, TopicPartition,
 };
+pub use log_limit::LogLimit;
 
 /// A hash map whose order is the same in every run: its hasher has no random seed.
 ///

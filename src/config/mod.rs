@@ -42,7 +42,9 @@ pub use describe::{
 pub use keys::{broker_synonyms, definition, definitions, nearest};
 pub use layers::{BrokerLayers, Found, Layer, Source, TopicLayers};
 pub use listener::{Listener, ListenerError, SecurityProtocol};
-pub use node::{Address, LoadError, LogFormat, NodeConfig, Problem, ProblemReason, Warning};
+pub use node::{
+    Address, ClusterTls, LoadError, LogFormat, NodeConfig, Problem, ProblemReason, Warning,
+};
 pub use topic::{CleanupPolicy, CompressionType, TimestampType, TopicConfig};
 pub use validator::Validator;
 pub use value::{InvalidReason, Value};

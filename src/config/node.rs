@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -38,10 +39,16 @@ pub struct NodeConfig {
     pub cluster_listener: Address,
     /// `ottla.cluster.advertised.listener`: what other nodes are told.
     pub cluster_advertised_listener: Address,
+    /// `ottla.cluster.tls.*`: what this node shows to others, and whom it trusts.
+    pub cluster_tls: Option<ClusterTls>,
+    /// `ottla.cluster.keep.alive.ms`.
+    pub cluster_keep_alive: Duration,
+    /// `ottla.cluster.idle.timeout.ms`.
+    pub cluster_idle_timeout: Duration,
     /// `ottla.http.listener`: health and metrics; `None` for not at all.
     pub http_listener: Option<Address>,
     /// `ottla.seeds`: nodes to join.
-    pub seeds: Vec<String>,
+    pub seeds: Vec<Address>,
     /// `broker.rack`.
     pub rack: Option<String>,
     /// `ottla.log.level`: directives for the node's own log.
@@ -61,6 +68,17 @@ pub struct Address {
     pub host: String,
     /// The port; 0 for any that is free.
     pub port: u16,
+}
+
+/// The files of the cluster plane's TLS, all three in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterTls {
+    /// The certificates that are trusted.
+    pub ca: PathBuf,
+    /// This node's certificate.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 impl fmt::Display for Address {
@@ -158,6 +176,9 @@ pub enum ProblemReason {
     /// An address is malformed.
     #[error("must be of the form HOST:PORT")]
     Address,
+    /// Another key asks for it.
+    #[error("must be set, as {0} is")]
+    MissingBeside(&'static str),
     /// Two keys contradict each other.
     #[error(transparent)]
     Conflict(#[from] AlterError),
@@ -205,7 +226,12 @@ impl NodeConfig {
         "log.dirs",
         "node.id",
         "ottla.cluster.advertised.listener",
+        "ottla.cluster.idle.timeout.ms",
+        "ottla.cluster.keep.alive.ms",
         "ottla.cluster.listener",
+        "ottla.cluster.tls.ca",
+        "ottla.cluster.tls.cert",
+        "ottla.cluster.tls.key",
         "ottla.http.listener",
         "ottla.log.format",
         "ottla.log.level",
@@ -373,6 +399,7 @@ impl Reader<'_> {
         let listeners = self.listeners().map_err(|one| problems.push(one)).ok();
         let cluster = self.address("ottla.cluster.listener", problems);
         let cluster_advertised = self.address("ottla.cluster.advertised.listener", problems);
+        let cluster_tls = self.cluster_tls(problems);
         let http_listener = self.address("ottla.http.listener", problems);
         let (listeners, advertised_listeners) = listeners?;
         let cluster_listener = cluster?;
@@ -386,8 +413,12 @@ impl Reader<'_> {
                 None => advertisable(cluster_listener.clone()),
             },
             cluster_listener,
+            cluster_tls,
+            cluster_keep_alive: self.millis("ottla.cluster.keep.alive.ms"),
+            cluster_idle_timeout: self.millis("ottla.cluster.idle.timeout.ms"),
             http_listener,
-            seeds: self.texts("ottla.seeds"),
+            // Those that are no addresses were refused by the key's validator.
+            seeds: self.texts("ottla.seeds").iter().filter_map(|text| address(text)).collect(),
             rack: self.text("broker.rack"),
             log_level: self.text("ottla.log.level").unwrap_or_default(),
             log_format: match self.text("ottla.log.format").as_deref() {
@@ -441,11 +472,30 @@ impl Reader<'_> {
 
     fn address(&self, key: &str, problems: &mut Vec<Problem>) -> Option<Address> {
         let text = self.text(key).filter(|text| !text.is_empty())?;
-        let address = split_address(&text).map(|(host, port)| Address { host, port });
+        let address = address(&text);
         if address.is_none() {
             problems.push(self.problem(key, ProblemReason::Address));
         }
         address
+    }
+
+    /// All of the three files, or none.
+    fn cluster_tls(&self, problems: &mut Vec<Problem>) -> Option<ClusterTls> {
+        const KEYS: [&str; 3] =
+            ["ottla.cluster.tls.ca", "ottla.cluster.tls.cert", "ottla.cluster.tls.key"];
+        let found = KEYS.map(|key| self.text(key).filter(|text| !text.is_empty()));
+        let set = KEYS.iter().zip(&found).find(|(_, text)| text.is_some()).map(|(key, _)| *key);
+        for (key, text) in KEYS.iter().zip(&found) {
+            if let (Some(set), None) = (set, text) {
+                problems.push(self.problem(key, ProblemReason::MissingBeside(set)));
+            }
+        }
+        let [ca, certificate, key] = found.map(|text| text.map(PathBuf::from));
+        Some(ClusterTls { ca: ca?, certificate: certificate?, key: key? })
+    }
+
+    fn millis(&self, key: &str) -> Duration {
+        Duration::from_millis(u64::try_from(self.number(key)).unwrap_or(0))
     }
 
     fn text(&self, key: &str) -> Option<String> {
@@ -474,6 +524,7 @@ impl Reader<'_> {
         }
         for (key, other) in [
             ("group.max.session.timeout.ms", "group.min.session.timeout.ms"),
+            ("ottla.cluster.idle.timeout.ms", "ottla.cluster.keep.alive.ms"),
             ("replica.lag.time.max.ms", "replica.fetch.wait.max.ms"),
             ("replica.socket.timeout.ms", "replica.fetch.wait.max.ms"),
         ] {
@@ -490,6 +541,10 @@ impl Reader<'_> {
             problems.push(self.problem("queued.max.request.bytes", reason));
         }
     }
+}
+
+fn address(text: &str) -> Option<Address> {
+    split_address(text).map(|(host, port)| Address { host, port })
 }
 
 /// What other nodes can connect to, where the address listened on is not for that.

@@ -16,8 +16,8 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{Acceptance, Limits, log_limit::LogLimit};
-use crate::base::HashMap;
+use super::{Acceptance, Limits};
+use crate::base::{HashMap, LogLimit};
 
 #[derive(Debug, Default)]
 pub(super) struct Admission {

@@ -18,7 +18,6 @@ mod connection;
 mod frame;
 mod handler;
 mod listener;
-mod log_limit;
 mod metrics;
 mod server;
 mod stream;

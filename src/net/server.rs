@@ -24,11 +24,10 @@ use super::{
     connection::{self, End},
     frame::{Pace, ReadError},
     handler::{Connection, Handler},
-    log_limit::LogLimit,
     metrics::Metrics,
     write::Means,
 };
-use crate::base::Blocking;
+use crate::base::{Blocking, LogLimit};
 
 /// The pause after the system refused to accept, which it does when file handles run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

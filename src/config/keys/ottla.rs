@@ -1,7 +1,10 @@
 //! Ottla's own keys, which Kafka does not have. They live beside Kafka's under `ottla.`.
 
 use crate::config::definition::definitions;
-use crate::config::validator::Validator::{Any, Endpoints, OneOf};
+use crate::config::validator::{
+    Validator::{Any, Endpoints, OneOf},
+    at_least,
+};
 
 definitions! {
     OTTLA:
@@ -9,6 +12,16 @@ definitions! {
         "Address at which other nodes reach this one, as HOST:PORT; the listener where unset";
     "ottla.cluster.listener": String = Some("0.0.0.0:9192"), Any, High, ReadOnly,
         "Address of the cluster plane (QUIC, UDP), as HOST:PORT";
+    "ottla.cluster.idle.timeout.ms": Int = Some("3000"), at_least(100), Medium, ReadOnly,
+        "After how long without a sign of life a connection to another node is given up";
+    "ottla.cluster.keep.alive.ms": Int = Some("500"), at_least(10), Medium, ReadOnly,
+        "How often a silent connection to another node shows that it is alive";
+    "ottla.cluster.tls.ca": String = None, Any, High, ReadOnly,
+        "File of the certificates (PEM) that sign those of the cluster's nodes";
+    "ottla.cluster.tls.cert": String = None, Any, High, ReadOnly,
+        "File of this node's certificate (PEM); `ottla cert node` makes one";
+    "ottla.cluster.tls.key": String = None, Any, High, ReadOnly,
+        "File of this node's private key (PEM)";
     "ottla.http.listener": String = Some("127.0.0.1:9644"), Any, High, ReadOnly,
         "Address of health, readiness and metrics, as HOST:PORT; empty for none";
     "ottla.log.format": String = Some("text"), OneOf(&["text", "json"]), Medium, ReadOnly,

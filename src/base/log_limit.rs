@@ -1,4 +1,4 @@
-//! Keeps a misbehaving client from filling the log.
+//! Keeps a misbehaving client or peer from filling the log.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ const EVERY: Duration = Duration::from_secs(10);
 
 /// Lets one line through every ten seconds.
 #[derive(Debug, Default)]
-pub(super) struct LogLimit(Mutex<State>);
+pub struct LogLimit(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -19,7 +19,7 @@ struct State {
 
 impl LogLimit {
     /// Whether a line may be logged now, and if so, how many were held back since the last one.
-    pub(super) fn permits(&self) -> Option<u64> {
+    pub fn permits(&self) -> Option<u64> {
         let mut state = self.0.lock();
         if state.last.is_some_and(|last| last.elapsed() < EVERY) {
             state.held_back += 1;
