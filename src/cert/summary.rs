@@ -59,6 +59,12 @@ impl Summary {
         })
     }
 
+    /// The day of its end, in UTC.
+    #[must_use]
+    pub fn last_day(&self) -> time::Date {
+        day(self.not_after_ms)
+    }
+
     /// Whether its time has come and is not over.
     pub(super) fn check_time(&self, role: Role, path: &Path, now_ms: i64) -> Result<(), CertError> {
         let path = path.to_owned();

@@ -3,6 +3,7 @@
 use std::{io, path::PathBuf};
 
 use crate::{
+    cert::CertError,
     client::{BatchError, ClientError},
     node::ProcessError,
 };
@@ -52,6 +53,9 @@ pub(super) enum Failure {
     /// A node does not start, or did not end in order.
     #[error(transparent)]
     Node(#[from] ProcessError),
+    /// Certificates cannot be made or read.
+    #[error(transparent)]
+    Cert(#[from] CertError),
     /// Several nodes form no cluster yet.
     #[error("nodes do not form a cluster yet: --nodes takes 1")]
     OneNodeOnly,

@@ -5,6 +5,7 @@
 //! code. Progress goes to standard error, and only to a terminal.
 
 mod bench;
+mod cert;
 mod config;
 mod consume;
 mod failure;
@@ -89,6 +90,9 @@ enum Command {
     /// Look into the segments of a log directory, offline
     #[command(subcommand)]
     Log(log::Log),
+    /// Make and show the certificates by which nodes know each other
+    #[command(subcommand)]
+    Cert(cert::Cert),
     /// Measure throughput and latency of a cluster
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -164,6 +168,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Produce(args) => produce::run(args, &shared.client()?, &mut out).await,
             Command::Consume(args) => consume::run(args, &shared.client()?, &mut out).await,
             Command::Log(command) => log::run(command, &mut out),
+            Command::Cert(command) => cert::run(command, &mut out),
             Command::Bench(command) => bench::run(command, &shared, &mut out).await,
             Command::Server(_) | Command::Dev(_) | Command::Completions { .. } => Ok(()),
         }
