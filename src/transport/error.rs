@@ -133,6 +133,14 @@ impl ConnectError {
         }
     }
 
+    /// Whether it is this node that does not want the other.
+    pub(super) const fn is_ours(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused { .. } | Self::Ended { source: ConnectionError::TransportError(_), .. }
+        )
+    }
+
     /// Whether somebody has to do something before it can work: a matter of identity or trust.
     #[must_use]
     pub fn is_refusal(&self) -> bool {

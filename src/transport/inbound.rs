@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use quinn::{Connection, Incoming};
+use quinn::{Connection, ConnectionError, Incoming};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
@@ -89,14 +89,17 @@ async fn serve(shared: Arc<Shared>, incoming: Incoming, place: OwnedSemaphorePer
 fn failed(shared: &Shared, remote: SocketAddr, error: &RefuseError) {
     shared.metrics.accepted_failure(error.label());
     let is_ours = match error {
-        RefuseError::Ended(quinn::ConnectionError::ApplicationClosed(closed)) => {
+        RefuseError::Ended(ConnectionError::ApplicationClosed(closed)) => {
             // It found itself, or has no more use for the connection.
             if closed.error_code == CloseCode::NotNeeded.code() {
                 return;
             }
             false
         }
-        RefuseError::Ended(quinn::ConnectionError::ConnectionClosed(_)) => false,
+        RefuseError::Ended(ConnectionError::ConnectionClosed(_)) => false,
+        RefuseError::Ended(
+            ConnectionError::TimedOut | ConnectionError::Reset | ConnectionError::LocallyClosed,
+        ) => return debug!(%remote, %error, "no connection from a peer"),
         _ => true,
     };
     let Some(more) = shared.refusals.permits() else {

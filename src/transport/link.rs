@@ -366,7 +366,7 @@ impl Told {
         }
         self.last = Some((label, Instant::now()));
         match error {
-            ConnectError::Refused { .. } => warn!(%node, lane, %error, "this node refused a peer"),
+            _ if error.is_ours() => warn!(%node, lane, %error, "this node refused a peer"),
             _ if error.is_refusal() => warn!(%node, lane, %error, "a peer refused this node"),
             _ => warn!(%node, lane, %error, "no connection to a peer; trying on"),
         }

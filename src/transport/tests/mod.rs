@@ -1,9 +1,12 @@
 //! Several transports in turmoil's network, with virtual time; and two over the system's sockets.
 
+mod faults;
+mod hostile;
+mod identity;
 mod traffic;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io,
     net::SocketAddr,
     sync::Arc,
@@ -14,6 +17,7 @@ use std::{
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use turmoil::Sim;
@@ -59,12 +63,53 @@ impl Pki {
 struct SimUdp {
     socket: Arc<turmoil::net::UdpSocket>,
     readable: Mutex<Option<BoxFuture<'static, ()>>>,
+    /// Which part of what is sent is lost.
+    loss: Mutex<(f64, SmallRng)>,
+    /// What waits for a slow line.
+    line: Option<Arc<Mutex<VecDeque<(SocketAddr, Bytes)>>>>,
 }
 
+/// Datagrams that wait for a slow line; more are lost.
+const LINE_QUEUE: usize = 256;
+
 impl SimUdp {
-    async fn bind(port: u16) -> Socket {
+    async fn new(port: u16) -> Self {
         let socket = turmoil::net::UdpSocket::bind(("0.0.0.0", port)).await.unwrap();
-        Socket::simulated(Self { socket: Arc::new(socket), readable: Mutex::default() })
+        Self {
+            socket: Arc::new(socket),
+            readable: Mutex::default(),
+            loss: Mutex::new((0.0, SmallRng::seed_from_u64(0))),
+            line: None,
+        }
+    }
+
+    async fn bind(port: u16) -> Socket {
+        Socket::simulated(Self::new(port).await)
+    }
+
+    async fn losing(port: u16, loss: f64, seed: u64) -> Socket {
+        let loss = Mutex::new((loss, SmallRng::seed_from_u64(seed)));
+        Socket::simulated(Self { loss, ..Self::new(port).await })
+    }
+
+    /// Behind a line that takes so many bytes a millisecond.
+    async fn slow(port: u16, bytes_per_ms: usize) -> Socket {
+        let this = Self::new(port).await;
+        let line = Arc::new(Mutex::new(VecDeque::<(SocketAddr, Bytes)>::new()));
+        let (socket, queue) = (Arc::clone(&this.socket), Arc::clone(&line));
+        tokio::spawn(async move {
+            let mut room = 0;
+            loop {
+                sleep(Duration::from_millis(1)).await;
+                room = bytes_per_ms.min(room) + bytes_per_ms;
+                let mut queue = queue.lock();
+                while let Some((to, datagram)) = queue.pop_front_if(|next| next.1.len() <= room) {
+                    room -= datagram.len();
+                    let _ = socket.try_send_to(&datagram, to);
+                }
+            }
+        });
+        Socket::simulated(Self { line: Some(line), ..this })
     }
 }
 
@@ -76,6 +121,17 @@ impl fmt::Debug for SimUdp {
 
 impl Datagrams for SimUdp {
     fn send(&self, to: SocketAddr, datagram: &[u8]) {
+        let (loss, rng) = &mut *self.loss.lock();
+        if rng.random_bool(*loss) {
+            return;
+        }
+        if let Some(line) = &self.line {
+            let mut line = line.lock();
+            if line.len() < LINE_QUEUE {
+                line.push_back((to, Bytes::copy_from_slice(datagram)));
+            }
+            return;
+        }
         // To a host that is down: lost, as on a network.
         let _ = self.socket.try_send_to(datagram, to);
     }
@@ -218,9 +274,19 @@ async fn start_as(
     seed: u64,
     config: TransportConfig,
 ) -> Transport {
+    start_on(credentials, seen, seed, config, SimUdp::bind(PORT).await)
+}
+
+fn start_on(
+    credentials: &Credentials,
+    seen: &Arc<Seen>,
+    seed: u64,
+    config: TransportConfig,
+    socket: Socket,
+) -> Transport {
     let elapsed = turmoil::sim_elapsed().unwrap_or_default();
     let seams = Seams {
-        socket: SimUdp::bind(PORT).await,
+        socket,
         clock: TokioClock::starting_at(EPOCH_MS + i64::try_from(elapsed.as_millis()).unwrap()),
         resolver: Arc::new(SimResolver),
         seed,

@@ -134,3 +134,122 @@ fn the_system_s_sockets_carry_it_too() {
         second.stop().await;
     });
 }
+
+/// Sends an urgent message every 10 ms for a while. Returns the longest that one took to arrive.
+async fn slowest_message(transport: &Transport, theirs: &Seen) -> Duration {
+    theirs.messages.lock().clear();
+    let mut sent = Vec::new();
+    for n in 0..100u64 {
+        let message = Bytes::copy_from_slice(&[&[1, 2, 3], &n.to_be_bytes()[..]].concat());
+        sent.push((message.clone(), turmoil::sim_elapsed().unwrap()));
+        assert!(transport.send(NodeId(2), MessageClass::Urgent, message));
+        sleep(Duration::from_millis(10)).await;
+    }
+    let last = sent.last().unwrap().0.clone();
+    eventually("the last message arrives", || theirs.has(&last)).await;
+    let seen = theirs.messages.lock();
+    let took = |(message, at): &(Bytes, Duration)| {
+        seen.iter().find(|(_, found, _)| found == message).map(|found| found.2.saturating_sub(*at))
+    };
+    sent.iter().map(|one| took(one).expect("none is lost")).max().unwrap()
+}
+
+/// Runs `work` on node 1, behind a line of 10 MB/s to node 2.
+fn behind_a_slow_line<F>(work: impl FnOnce(Transport, Arc<Seen>) -> F + 'static)
+where
+    F: Future<Output = ()> + 'static,
+{
+    let pki = Pki::new();
+    let (ours, theirs) = (Arc::<Seen>::default(), Arc::<Seen>::default());
+    let mut sim = sim(5);
+    node(&mut sim, &pki, 2, &[], &theirs);
+    let credentials = pki.credentials(1);
+    sim.client(host(1), async move {
+        let socket = SimUdp::slow(PORT, 10_000).await;
+        let transport = start_on(&credentials, &ours, 1, config(1), socket);
+        transport.set_peers(book(&[2]));
+        eventually("connected", || !ours.connected.lock().is_empty()).await;
+        assert!(slowest_message(&transport, &theirs).await < Duration::from_millis(6));
+        work(transport, theirs).await;
+        Ok(())
+    });
+    sim.run().unwrap();
+}
+
+/// What the queue of the slow line holds at most takes this long, and a lost packet twice that.
+const LINE_DELAY: Duration = Duration::from_millis(2 * 256 * 1_500 / 10_000 + 10);
+
+#[test]
+fn bulk_that_fills_the_line_does_not_delay_messages() {
+    behind_a_slow_line(|transport, theirs| async move {
+        let mut stream = transport.open(NodeId(2), StreamClass::Snapshot, soon()).await.unwrap();
+        let filling = tokio::spawn(async move {
+            let block = Bytes::from(vec![9; 1 << 20]);
+            while stream.sender.write(&mut [block.clone()]).await.is_ok() {}
+        });
+        sleep(Duration::from_millis(500)).await;
+        let before = theirs.stream_bytes.lock()[&StreamClass::Snapshot];
+        let started = Instant::now();
+        let slowest = slowest_message(&transport, &theirs).await;
+        let bytes = theirs.stream_bytes.lock()[&StreamClass::Snapshot] - before;
+        filling.abort();
+        let rate = bytes as f64 / started.elapsed().as_secs_f64();
+        assert!(rate > 5e6, "the line is not full: {rate} bytes a second");
+        assert!(slowest < LINE_DELAY, "{slowest:?}");
+    });
+}
+
+#[test]
+fn large_requests_and_entries_do_not_delay_heartbeats() {
+    behind_a_slow_line(|transport, theirs| async move {
+        let large = Bytes::from(vec![8; 15 << 20]);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let caller = transport.clone();
+        let calling = tokio::spawn(async move { caller.call(NodeId(2), large, deadline).await });
+        let entries = transport.clone();
+        let appending = tokio::spawn(async move {
+            for _ in 0..5 {
+                entries.send(NodeId(2), MessageClass::Log, Bytes::from(vec![5; 1 << 20]));
+                sleep(Duration::from_millis(200)).await;
+            }
+        });
+        sleep(Duration::from_millis(100)).await;
+        let slowest = slowest_message(&transport, &theirs).await;
+        assert!(!calling.is_finished(), "the line was idle");
+        assert!(slowest < LINE_DELAY, "{slowest:?}");
+        appending.await.unwrap();
+        assert_eq!(calling.await.unwrap().unwrap().len(), 15 << 20);
+    });
+}
+
+#[test]
+fn a_stream_that_nobody_reads_holds_up_neither_requests_nor_other_streams() {
+    with_two(6, |transport, _, _| async move {
+        // More than its window takes; the service of node 1 reads nothing of what comes back.
+        let mut stalled = Vec::new();
+        for _ in 0..8 {
+            let mut stream = transport.open(NodeId(2), StreamClass::CatchUp, soon()).await.unwrap();
+            stream.sender.write(&mut [Bytes::from_static(b"x")]).await.unwrap();
+            stalled.push(stream);
+        }
+        let mut stream = transport.open(NodeId(2), StreamClass::Replica, soon()).await.unwrap();
+        stream.sender.write(&mut [Bytes::from(vec![1; 5 << 20])]).await.unwrap();
+        stream.sender.finish();
+        assert!(stream.receiver.read_frame(100).await.unwrap().is_some());
+        assert_eq!(
+            transport.call(NodeId(2), Bytes::from_static(b"who"), soon()).await.unwrap(),
+            "1"
+        );
+        // There is an end to how many streams a peer may have.
+        let mut more = Vec::new();
+        let refused = loop {
+            let deadline = Instant::now() + Duration::from_millis(100);
+            match transport.open(NodeId(2), StreamClass::Replica, deadline).await {
+                Ok(stream) => more.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(refused, OpenError::TimedOut(NodeId(2))), "{refused}");
+        assert!(more.len() < 40);
+    });
+}
