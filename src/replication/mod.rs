@@ -18,6 +18,8 @@ mod internal_log;
 mod leader;
 mod manager;
 mod partition;
+#[cfg(test)]
+mod tests;
 mod waiting;
 
 pub use internal_log::InternalLog;

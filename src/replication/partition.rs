@@ -381,17 +381,23 @@ impl Partition {
         if unflushed >= inner.config.flush_messages {
             return !std::mem::replace(&mut inner.flushing, true);
         }
-        let flush_ms = u64::try_from(inner.config.flush_ms).unwrap_or(0);
-        if inner.config.flush_ms < i64::MAX && !std::mem::replace(&mut inner.flush_timer, true) {
-            let partition = Arc::downgrade(self);
-            tokio::spawn(async move {
-                tokio::time::sleep(Duration::from_millis(flush_ms)).await;
-                if let Some(partition) = partition.upgrade() {
-                    partition.flush_by_time();
-                }
-            });
-        }
+        self.start_flush_timer(inner);
         false
+    }
+
+    /// Has what is in the log now flushed by `flush.ms`.
+    fn start_flush_timer(self: &Arc<Self>, inner: &mut Inner) {
+        let flush_ms = u64::try_from(inner.config.flush_ms).unwrap_or(0);
+        if inner.config.flush_ms == i64::MAX || std::mem::replace(&mut inner.flush_timer, true) {
+            return;
+        }
+        let partition = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(flush_ms)).await;
+            if let Some(partition) = partition.upgrade() {
+                partition.flush_by_time();
+            }
+        });
     }
 
     fn flush_by_time(self: &Arc<Self>) {
@@ -424,6 +430,10 @@ impl Partition {
                 let unflushed = partition.log.log_end_offset().since(inner.flushed);
                 if failed || unflushed < inner.config.flush_messages.max(1) {
                     inner.flushing = false;
+                    if unflushed > 0 && !failed {
+                        // They came while the timer, if it was up, found this flush under way.
+                        partition.start_flush_timer(&mut inner);
+                    }
                     return;
                 }
             }
