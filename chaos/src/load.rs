@@ -36,8 +36,7 @@ pub struct Load {
     pub pause: Duration,
     /// The most that a record carries besides its number.
     pub filling_bytes: usize,
-    /// When it begins, in milliseconds since the Unix epoch. A broker forgets producers whose
-    /// last record is old, so records carry their time.
+    /// When it begins, in milliseconds since the Unix epoch.
     pub started_ms: i64,
     /// Decides the rest.
     pub seed: u64,

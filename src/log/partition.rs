@@ -191,7 +191,7 @@ impl Log {
         }
     }
 
-    /// Forgets producers that were silent for `producer.id.expiration.ms`.
+    /// Forgets producers that have not written for `producer.id.expiration.ms`.
     pub fn expire_producers(&self, now_ms: i64) {
         let expiration_ms = self.config().producer_id_expiration_ms;
         self.state.write().producers.expire(now_ms, expiration_ms);
@@ -364,7 +364,7 @@ impl Log {
                 .is_control()
                 .then(|| EndMarker::parse(&batch.slice(HEADER_BYTES..)))
                 .flatten();
-            state.producers.stage(&mut staged, header, marker, how.origin)?;
+            state.producers.stage(&mut staged, header, marker, how.origin, how.now_ms)?;
         }
         Ok(staged)
     }

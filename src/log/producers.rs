@@ -53,7 +53,10 @@ impl BatchMeta {
 struct Entry {
     epoch: ProducerEpoch,
     coordinator_epoch: i32,
+    /// Of its last record or marker.
     last_timestamp_ms: i64,
+    /// When it last wrote, by this node's clock.
+    seen_ms: i64,
     txn_first_offset: Option<Offset>,
     batches: VecDeque<BatchMeta>,
 }
@@ -64,6 +67,7 @@ impl Entry {
             epoch: ProducerEpoch::NONE,
             coordinator_epoch: -1,
             last_timestamp_ms: -1,
+            seen_ms: -1,
             txn_first_offset: None,
             batches: VecDeque::new(),
         }
@@ -144,6 +148,7 @@ impl Producers {
         header: &Header,
         marker: Option<EndMarker>,
         origin: Origin,
+        now_ms: i64,
     ) -> Result<(), AppendError> {
         let current = self.entries.get(&header.producer_id);
         let entry = staged
@@ -170,6 +175,7 @@ impl Producers {
             entry.set_epoch(header.producer_epoch);
             entry.coordinator_epoch = marker.coordinator_epoch;
             entry.last_timestamp_ms = header.max_timestamp_ms;
+            entry.seen_ms = now_ms;
             if let Some(first_offset) = entry.txn_first_offset.take() {
                 staged.completed.push(CompletedTxn {
                     producer_id,
@@ -190,6 +196,7 @@ impl Producers {
             return Err(AppendError::InvalidTxnState { producer_id });
         }
         add_batch(entry, header);
+        entry.seen_ms = now_ms;
         Ok(())
     }
 
@@ -234,10 +241,17 @@ impl Producers {
     }
 
     /// Forgets producers that have been silent; never one with a transaction open.
+    // Differs from Kafka: there the timestamp of the producer's last record counts, so that one
+    // that writes old records is forgotten while it writes, and what it repeats is written twice.
     pub(crate) fn expire(&mut self, now_ms: i64, expiration_ms: i64) {
         self.entries.retain(|_, entry| {
-            entry.txn_first_offset.is_some() || now_ms - entry.last_timestamp_ms < expiration_ms
+            entry.txn_first_offset.is_some() || now_ms.saturating_sub(entry.seen_ms) < expiration_ms
         });
+    }
+
+    /// When any of them last wrote.
+    pub(crate) fn last_seen_ms(&self) -> i64 {
+        self.entries.values().map(|entry| entry.seen_ms).max().unwrap_or(-1)
     }
 
     pub(crate) fn active(&self) -> Vec<ActiveProducer> {
@@ -252,6 +266,8 @@ impl Producers {
         active.collect()
     }
 
+    /// As Kafka has it. The one time in it, by which Kafka expires producers, is when the producer
+    /// last wrote.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut body = Vec::with_capacity(4 + self.entries.len() * SNAPSHOT_ENTRY_BYTES);
         body.extend_from_slice(&(self.entries.len() as i32).to_be_bytes());
@@ -262,7 +278,7 @@ impl Producers {
             body.extend_from_slice(&entry.last_sequence().to_be_bytes());
             body.extend_from_slice(&last.map_or(-1, |last| last.last_offset.0).to_be_bytes());
             body.extend_from_slice(&last.map_or(0, |last| last.offset_delta).to_be_bytes());
-            body.extend_from_slice(&entry.last_timestamp_ms.to_be_bytes());
+            body.extend_from_slice(&entry.seen_ms.to_be_bytes());
             body.extend_from_slice(&entry.coordinator_epoch.to_be_bytes());
             let first = entry.txn_first_offset.map_or(-1, |first| first.0);
             body.extend_from_slice(&first.to_be_bytes());
@@ -314,6 +330,7 @@ fn decode_entry(bytes: &[u8]) -> Entry {
         epoch: ProducerEpoch(i16::from_be_bytes(array(bytes, 8))),
         coordinator_epoch: i32::from_be_bytes(array(bytes, 34)),
         last_timestamp_ms: batch.timestamp_ms,
+        seen_ms: batch.timestamp_ms,
         txn_first_offset: (first >= 0).then_some(Offset(first)),
         batches: (batch.last_offset.0 >= 0).then_some(batch).into_iter().collect(),
     }

@@ -111,6 +111,8 @@ struct Opening<'a> {
     name: &'a Arc<str>,
     config: &'a LogConfig,
     checkpointed: Checkpointed,
+    /// When producers that are found in the log, and not in a snapshot, are taken to have written.
+    now_ms: i64,
     segments: Vec<Arc<Segment>>,
     epochs: Epochs,
     epochs_changed: bool,
@@ -147,7 +149,7 @@ impl Log {
             },
             None => TopicId::NONE,
         };
-        let mut opening = Opening::new(disk, &name, &config, checkpointed)?;
+        let mut opening = Opening::new(disk, &name, &config, checkpointed, now_ms)?;
         opening.load_snapshot(&files)?;
         opening.load_segments(&files)?;
         opening.finish(&files)?;
@@ -186,13 +188,13 @@ impl Log {
 impl Log {
     /// Makes the producers' state that of the log's end anew, after it was cut. For the writer.
     pub(super) fn rebuild_producers(&self, snapshots: Vec<Offset>) -> Result<(), LogError> {
-        let (segments, end) = {
+        let (segments, end, seen_ms) = {
             let state = self.state.read();
-            (state.segments.clone(), state.log_end_offset)
+            (state.segments.clone(), state.log_end_offset, state.producers.last_seen_ms())
         };
         let checkpointed = Checkpointed { clean: true, recovery_point: end, log_start_offset: end };
         let config = self.config();
-        let mut opening = Opening::new(&self.disk, &self.name, &config, checkpointed)?;
+        let mut opening = Opening::new(&self.disk, &self.name, &config, checkpointed, seen_ms)?;
         let known = segments.iter().map(|segment| (segment.base, [None; 4])).collect();
         opening.load_snapshot(&Files { segments: known, snapshots })?;
         for segment in &segments {
@@ -209,6 +211,7 @@ impl<'a> Opening<'a> {
         name: &'a Arc<str>,
         config: &'a LogConfig,
         checkpointed: Checkpointed,
+        now_ms: i64,
     ) -> Result<Self, LogError> {
         let checkpoint = format!("{name}/{LEADER_EPOCHS}");
         let epochs = match disk.read_optional(&checkpoint)? {
@@ -222,6 +225,7 @@ impl<'a> Opening<'a> {
             name,
             config,
             checkpointed,
+            now_ms,
             segments: Vec::new(),
             epochs,
             epochs_changed: false,
@@ -344,7 +348,8 @@ impl<'a> Opening<'a> {
     fn take_in(&mut self, header: &Header, marker: Option<EndMarker>) -> Vec<AbortedTxn> {
         let mut staged = Staged::default();
         // As a replica: what is in the log has been checked, and is never refused.
-        let staging = self.producers.stage(&mut staged, header, marker, Origin::Replication);
+        let (producers, now_ms) = (&self.producers, self.now_ms);
+        let staging = producers.stage(&mut staged, header, marker, Origin::Replication, now_ms);
         debug_assert!(staging.is_ok());
         let completed = staged.completed.clone();
         self.producers.commit(staged);

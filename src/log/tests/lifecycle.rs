@@ -189,3 +189,39 @@ fn leader_epochs_tell_where_each_ended() {
     assert_eq!(end(7), Some((LeaderEpoch(7), Offset(4))));
     assert_eq!(end(8), None);
 }
+
+#[test]
+fn a_producer_of_old_records_is_known_as_long_as_it_writes() {
+    const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+    let week_old = |sequence| {
+        let producer =
+            Producer { id: ProducerId(5), epoch: ProducerEpoch(0), base_sequence: sequence };
+        let options = BatchOptions { producer, ..BatchOptions::default() };
+        build(options, &[vec![0]], NOW_MS - 7 * DAY_MS)
+    };
+    let dir = SimDir::new();
+    let mut directory = directory(&dir);
+    let log = create(&directory, small());
+    log.append(&[week_old(0)], client()).unwrap();
+    log.expire_producers(NOW_MS + DAY_MS - 1);
+    assert!(log.append(&[week_old(0)], client()).unwrap().duplicate);
+    log.flush().unwrap();
+    // Found in a snapshot, or in the log itself; and not again by mistake after a second time.
+    for closes in [true, false, true] {
+        if closes {
+            directory.close().unwrap();
+        }
+        drop(directory);
+        dir.kill();
+        directory = super::directory(&dir);
+        let (log, _) = directory.load("t-0", small(), NOW_MS + DAY_MS - 1).unwrap();
+        assert!(log.append(&[week_old(0)], client()).unwrap().duplicate, "closed: {closes}");
+        assert_eq!(log.log_end_offset(), Offset(1));
+    }
+    // The crash made the node see the producer anew: a day counts from then.
+    directory.close().unwrap();
+    drop(directory);
+    let directory = super::directory(&dir);
+    let (log, _) = directory.load("t-0", small(), NOW_MS + 2 * DAY_MS).unwrap();
+    assert_eq!(log.active_producers(), []);
+}
