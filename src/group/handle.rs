@@ -11,7 +11,7 @@ use std::{
 use kafka_protocol::messages::TopicName;
 use tracing::warn;
 
-use super::{Config, GroupShard, Request, Response, partition_for};
+use super::{CommittedOffsets, Config, GroupShard, Request, Response, partition_for};
 use crate::{
     base::{LeaderEpoch, PartitionIndex},
     coordinator::{Failure, Runtime, ShardLog},
@@ -117,6 +117,18 @@ impl Groups {
                 Err(error) => warn!(%partition, %error, "offsets of deleted topics are kept"),
             }
         }
+    }
+
+    /// What the groups of every shard that is led here and loaded have committed.
+    pub async fn committed_offsets(&self) -> Vec<CommittedOffsets> {
+        let mut committed = Vec::new();
+        for partition in self.led() {
+            let answer = self.call_partition(partition, Request::Committed).await;
+            if let Ok(Response::Committed(offsets)) = answer {
+                committed.push(offsets);
+            }
+        }
+        committed
     }
 
     fn wait_for(&self, request: &Request) -> Duration {

@@ -18,6 +18,7 @@
 //! KIP-496 (OffsetDelete), KIP-814 (static leader skips the assignment).
 
 mod classic;
+mod committed;
 mod describe;
 mod expiry;
 mod handle;
@@ -47,6 +48,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
+pub use committed::{CommittedOffsets, GroupOffset};
 pub use handle::Groups;
 pub use shard::GroupShard;
 
@@ -135,6 +137,8 @@ pub enum Request {
     },
     /// Topics are gone: their offsets go as well.
     TopicsDeleted(Vec<TopicName>),
+    /// What all groups have committed.
+    Committed,
 }
 
 /// What a shard answers. Errors that Kafka puts into the response are in the response.
@@ -152,6 +156,7 @@ pub enum Response {
     List(ListGroupsResponse),
     Delete(DeleteGroupsResponse),
     TopicsDeleted,
+    Committed(CommittedOffsets),
 }
 
 /// The partition of the offsets topic that keeps `group_id`, as Kafka chooses it.

@@ -8,6 +8,7 @@ use rand::{Rng, rngs::StdRng};
 use super::{
     Config, Request, Response, Str,
     classic::Group,
+    committed::CommittedOffsets,
     join,
     state::{Change, State},
     sync,
@@ -213,6 +214,10 @@ impl Shard for GroupShard {
             Request::List(request) => self.list(token, &request, out),
             Request::Delete { groups } => self.delete_groups(token, groups, now, out),
             Request::TopicsDeleted(topics) => self.topics_deleted(token, &topics, now, out),
+            Request::Committed => {
+                let committed = CommittedOffsets(self.committed.clone());
+                out.reply_now(token, Response::Committed(committed));
+            }
         }
     }
 

@@ -53,7 +53,7 @@ impl Metrics {
 impl Api {
     fn new(name: String) -> Self {
         Self {
-            requests: counter!("ottla_request_total", "api" => name.clone()),
+            requests: counter!("ottla_requests_total", "api" => name.clone()),
             request_bytes: histogram!("ottla_request_size_bytes", "api" => name.clone()),
             response_bytes: histogram!("ottla_response_size_bytes", "api" => name.clone()),
             seconds: histogram!("ottla_request_duration_seconds", "api" => name),
@@ -73,7 +73,7 @@ fn describe() {
         "Connections that were closed for a request too large or too slow, or for being idle."
     );
     describe_gauge!("ottla_request_memory_bytes", "Bytes of requests in memory.");
-    describe_counter!("ottla_request_total", "Requests that were started.");
+    describe_counter!("ottla_requests_total", "Requests that were started.");
     describe_histogram!("ottla_request_size_bytes", "Sizes of requests.");
     describe_histogram!("ottla_response_size_bytes", "Sizes of responses, records included.");
     describe_histogram!(

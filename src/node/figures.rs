@@ -8,9 +8,9 @@ pub(super) fn render(context: &Context, render: &mut Render) {
     quorum(context, render);
     let image = context.image();
     let topics = image.topic_count() as f64;
-    render.gauge("ottla_topics", "Topics of the cluster", &[], topics);
+    render.gauge("ottla_topics", "Topics of the cluster.", &[], topics);
     let partitions = image.partition_count() as f64;
-    render.gauge("ottla_partitions", "Partitions of the cluster", &[], partitions);
+    render.gauge("ottla_partitions", "Partitions of the cluster.", &[], partitions);
 }
 
 fn logs(context: &Context, render: &mut Render) {
@@ -19,14 +19,14 @@ fn logs(context: &Context, render: &mut Render) {
     let below = replicas.iter().filter(|replica| replica.is_under_min_isr()).count();
     render.gauge(
         "ottla_replicas",
-        "Replicas of this node that are online",
+        "Replicas of this node that are online.",
         &[],
         replicas.len() as f64,
     );
-    render.gauge("ottla_leaders", "Partitions that this node leads", &[], leaders as f64);
+    render.gauge("ottla_leaders", "Partitions that this node leads.", &[], leaders as f64);
     render.gauge(
         "ottla_under_min_isr_partitions",
-        "Partitions led here that take no acks=all write",
+        "Partitions led here that take no acks=all write.",
         &[],
         below as f64,
     );
@@ -34,26 +34,31 @@ fn logs(context: &Context, render: &mut Render) {
         let location = directory.location();
         let labels = [("directory", location.as_str())];
         let offline = f64::from(u8::from(directory.failure().is_some()));
-        render.gauge("ottla_log_directory_offline", "Whether it has failed", &labels, offline);
+        render.gauge("ottla_log_directory_offline", "Whether it has failed.", &labels, offline);
         let logs = directory.logs();
-        render.gauge("ottla_log_count", "Logs in the directory", &labels, logs.len() as f64);
+        render.gauge("ottla_logs", "Logs in the directory.", &labels, logs.len() as f64);
         let bytes: u64 = logs.iter().map(|log| log.size_bytes()).sum();
-        render.gauge("ottla_log_size_bytes", "Size of all segments", &labels, bytes as f64);
+        render.gauge("ottla_log_size_bytes", "Size of all segments.", &labels, bytes as f64);
         let handles = directory.open_handles() as f64;
-        render.gauge("ottla_log_open_files", "Files of logs that are open", &labels, handles);
+        render.gauge("ottla_log_open_files", "Files of logs that are open.", &labels, handles);
     }
 }
 
 fn quorum(context: &Context, render: &mut Render) {
     let status = context.quorum.status();
     let leads = f64::from(u8::from(status.is_leader()));
-    render.gauge("ottla_raft_is_leader", "Whether this node is the controller", &[], leads);
-    render.gauge("ottla_raft_term", "Term of the quorum", &[], status.raft.term as f64);
-    render.gauge("ottla_raft_commit_index", "Last committed entry", &[], status.raft.commit as f64);
+    render.gauge("ottla_raft_is_leader", "Whether this node is the controller.", &[], leads);
+    render.gauge("ottla_raft_term", "Term of the quorum.", &[], status.raft.term as f64);
+    render.gauge(
+        "ottla_raft_commit_index",
+        "Last committed entry.",
+        &[],
+        status.raft.commit as f64,
+    );
     let applied = context.quorum.applied_index() as f64;
-    render.gauge("ottla_raft_applied_index", "Last entry in the image", &[], applied);
+    render.gauge("ottla_raft_applied_index", "Last entry in the image.", &[], applied);
     let published = context.image().applied_index() as f64;
-    render.gauge("ottla_published_index", "Last entry that clients are shown", &[], published);
+    render.gauge("ottla_published_index", "Last entry that clients are shown.", &[], published);
     let start = status.log_start_index as f64;
-    render.gauge("ottla_raft_log_start_index", "First entry that is kept", &[], start);
+    render.gauge("ottla_raft_log_start_index", "First entry that is kept.", &[], start);
 }

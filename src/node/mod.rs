@@ -11,9 +11,11 @@ mod cleaner;
 mod directories;
 mod figures;
 mod follow;
+mod lag;
 mod limits;
 mod maintenance;
 mod process;
+mod readiness;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -42,6 +44,8 @@ use crate::{
     replication::{self, Partitions, PartitionsConfig},
 };
 
+use readiness::{DIRECTORIES, QUORUM, RECOVERY, REGISTRATION, SERVING};
+
 pub use process::{DevNode, ProcessError, dev, server};
 
 /// Everything through which a node touches the world, its listeners apart.
@@ -67,10 +71,7 @@ pub struct Seams {
 }
 
 /// The conditions of [`Seams::readiness`].
-pub const READINESS: &[&str] = &[QUORUM, RECOVERY, REGISTRATION];
-const QUORUM: &str = "quorum";
-const RECOVERY: &str = "log recovery";
-const REGISTRATION: &str = "registration";
+pub const READINESS: &[&str] = &[QUORUM, DIRECTORIES, RECOVERY, REGISTRATION, SERVING];
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +143,7 @@ pub struct Node {
     stopping: watch::Sender<bool>,
     log_io: Blocking,
     endpoints: Vec<broker::Endpoint>,
+    readiness: Readiness,
 }
 
 impl Node {
@@ -161,8 +163,8 @@ impl Node {
             directories::open(&config, &seams.directories, &seams.log_io, &mut rng).await?;
         let member = Member { node_id: config.node_id, directory_id: directories[0].id };
         let quorum = start_quorum(member, &directories, &seams, &mut rng).await?;
-        seams.readiness.set(QUORUM, Ok(()));
         let handle = quorum.handle();
+        readiness::follow_directories(&directories, &seams.readiness);
         directories::claim(&directories, &handle.status().identity, &seams.log_io).await?;
 
         let (driver, controller) = driver::driver(
@@ -172,6 +174,11 @@ impl Node {
         );
         let mut tasks = JoinSet::new();
         tasks.spawn(driver.run());
+        tasks.spawn(readiness::follow_quorum(
+            handle.watch_status(),
+            |status| status.raft.leader.is_some(),
+            seams.readiness.clone(),
+        ));
 
         let image = handle.image();
         let was_clean = directories.iter().all(|directory| directory.log.was_clean());
@@ -191,9 +198,7 @@ impl Node {
         let (stopping, stop) = watch::channel(false);
         let followed = follow::start(&mut follow, &context).await?;
         tasks.spawn(follow::run(follow, followed, context.clone()));
-        tasks.spawn(maintenance::run(context.clone(), stop.clone()));
-        let counted = metrics::with_local_recorder(&seams.registry, cleaner::Metrics::new);
-        tasks.spawn(cleaner::run(context.clone(), counted, stop.clone()));
+        watch_over(&context, &seams.registry, &stop, &mut tasks);
 
         let registration = broker::Registration {
             endpoints: endpoints.clone(),
@@ -206,8 +211,6 @@ impl Node {
 
         seams.readiness.set(REGISTRATION, Ok(()));
 
-        let shown = context.clone();
-        seams.registry.on_render(Box::new(move |render| figures::render(&shown, render)));
         let api = Arc::new(Api::new(context.clone()));
         let (limits, changes) = (limits::limits(&context), context.config_changes());
         let server = Arc::new(metrics::with_local_recorder(&seams.registry, || {
@@ -215,8 +218,19 @@ impl Node {
         }));
         tasks.spawn(limits::follow(changes, context.clone(), Arc::clone(&server)));
         let listening = listen(&server, listeners);
-        let log_io = seams.log_io;
-        Ok(Self { context, quorum, server, tasks, listening, stopping, log_io, endpoints })
+        seams.readiness.set(SERVING, Ok(()));
+        let Seams { log_io, readiness, .. } = seams;
+        Ok(Self {
+            context,
+            quorum,
+            server,
+            tasks,
+            listening,
+            stopping,
+            log_io,
+            endpoints,
+            readiness,
+        })
     }
 
     /// Where clients reach it, as it told the cluster.
@@ -237,6 +251,7 @@ impl Node {
     /// Where the quorum's store cannot be synced; nothing acknowledged depends on that.
     pub async fn stop(mut self) -> Result<(), StartError> {
         info!("stop");
+        self.readiness.set(SERVING, Err("the node stops".to_owned()));
         self.stopping.send_replace(true);
         self.server.stop(DRAIN);
         let drained = async { while self.listening.join_next().await.is_some() {} };
@@ -258,6 +273,25 @@ impl std::fmt::Debug for Node {
     }
 }
 
+/// Starts what goes on beside the requests, and shows its figures.
+fn watch_over(
+    context: &Context,
+    registry: &Registry,
+    stop: &watch::Receiver<bool>,
+    tasks: &mut JoinSet<()>,
+) {
+    tasks.spawn(maintenance::run(context.clone(), stop.clone()));
+    let counted = metrics::with_local_recorder(registry, cleaner::Metrics::new);
+    tasks.spawn(cleaner::run(context.clone(), counted, stop.clone()));
+    let lag = lag::Lag::default();
+    tasks.spawn(lag.clone().follow(context.clone(), stop.clone()));
+    let shown = context.clone();
+    registry.on_render(Box::new(move |render| {
+        figures::render(&shown, render);
+        lag.render(&shown, render);
+    }));
+}
+
 fn rng_uuid(rng: &mut impl Rng) -> uuid::Uuid {
     let mut bytes = [0; 16];
     rng.fill_bytes(&mut bytes);
@@ -276,6 +310,7 @@ async fn open_partitions(
         directories: directories.iter().map(|one| Arc::clone(&one.log)).collect(),
         clock: Arc::clone(&seams.clock),
         blocking: seams.log_io.clone(),
+        metrics: metrics::with_local_recorder(&seams.registry, replication::Metrics::new),
     }));
     let progress = |opened, of| {
         seams.readiness.set(RECOVERY, Err(format!("{opened} of {of} logs are open")));

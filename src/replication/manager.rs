@@ -9,7 +9,7 @@ use futures::{StreamExt, stream};
 use parking_lot::RwLock;
 use tracing::{error, info, warn};
 
-use super::{Partition, leader::Registration};
+use super::{Metrics, Partition, leader::Registration, partition::Shared};
 use crate::{
     base::{
         Blocking, BlockingStopped, Clock, DirectoryId, HashMap, Offset, PartitionIndex, TopicId,
@@ -34,6 +34,8 @@ pub struct PartitionsConfig {
     pub clock: Arc<dyn Clock>,
     /// Where flushes and files are handled.
     pub blocking: Blocking,
+    /// What partitions count.
+    pub metrics: Metrics,
 }
 
 /// The log directories could not be read.
@@ -48,6 +50,7 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct Partitions {
     config: PartitionsConfig,
+    shared: Arc<Shared>,
     online: RwLock<HashMap<TopicPartition, Arc<Partition>>>,
     /// Replicas that the image gives to this node and that no directory can serve.
     offline: RwLock<BTreeSet<TopicPartition>>,
@@ -57,7 +60,14 @@ impl Partitions {
     /// No replicas yet; [`Partitions::open`] brings them.
     #[must_use]
     pub fn new(config: PartitionsConfig) -> Self {
-        Self { config, online: RwLock::default(), offline: RwLock::default() }
+        let shared = Shared {
+            node: config.node.node_id,
+            clock: Arc::clone(&config.clock),
+            blocking: config.blocking.clone(),
+            metrics: config.metrics.clone(),
+        };
+        let (shared, online, offline) = (Arc::new(shared), RwLock::default(), RwLock::default());
+        Self { config, shared, online, offline }
     }
 
     /// The log directories.
@@ -279,16 +289,7 @@ impl Partitions {
 
     fn add(&self, id: TopicPartition, topic: Arc<str>, log: Arc<Log>, configs: &TopicConfigs<'_>) {
         let config = configs.topic(&topic);
-        let PartitionsConfig { node, clock, blocking, .. } = &self.config;
-        let partition = Partition::new(
-            id,
-            topic,
-            node.node_id,
-            log,
-            config,
-            Arc::clone(clock),
-            blocking.clone(),
-        );
+        let partition = Partition::new(id, topic, log, config, Arc::clone(&self.shared));
         self.offline.write().remove(&id);
         self.online.write().insert(id, partition);
     }

@@ -17,6 +17,7 @@
 mod internal_log;
 mod leader;
 mod manager;
+mod metrics;
 mod partition;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ mod waiting;
 
 pub use internal_log::InternalLog;
 pub use manager::{OpenError, Partitions, PartitionsConfig};
+pub use metrics::Metrics;
 pub(crate) use partition::WaitGuard;
 pub use partition::{Acks, AppendError, Appended, FetchError, Fetched, Isolation, Partition};
 pub(crate) use waiting::FetchWait;

@@ -4,9 +4,10 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
+    Metrics,
     leader::{Leader, Registration},
     waiting::{FetchWait, Reply, Until, WaitingFetches, WaitingWrites},
 };
@@ -122,22 +123,27 @@ struct Inner {
 pub struct Partition {
     id: TopicPartition,
     topic: Arc<str>,
-    node: NodeId,
     log: Arc<Log>,
-    clock: Arc<dyn Clock>,
-    blocking: Blocking,
+    shared: Arc<Shared>,
     inner: Mutex<Inner>,
+}
+
+/// What all partitions of a node stand on.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) node: NodeId,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) blocking: Blocking,
+    pub(super) metrics: Metrics,
 }
 
 impl Partition {
     pub(super) fn new(
         id: TopicPartition,
         topic: Arc<str>,
-        node: NodeId,
         log: Arc<Log>,
         config: Arc<TopicConfig>,
-        clock: Arc<dyn Clock>,
-        blocking: Blocking,
+        shared: Arc<Shared>,
     ) -> Arc<Self> {
         let flushed = log.recovery_point();
         let inner = Inner {
@@ -152,7 +158,7 @@ impl Partition {
             writes: WaitingWrites::default(),
             fetches: WaitingFetches::default(),
         };
-        Arc::new(Self { id, topic, node, log, clock, blocking, inner: Mutex::new(inner) })
+        Arc::new(Self { id, topic, log, shared, inner: Mutex::new(inner) })
     }
 
     /// The partition's identity.
@@ -351,7 +357,7 @@ impl Partition {
         leader_epoch: LeaderEpoch,
         config: &TopicConfig,
     ) -> Result<(Appended, Offset), AppendError> {
-        let now_ms = self.clock.wall_ms();
+        let now_ms = self.shared.clock.wall_ms();
         let stamped = config.message_timestamp_type == TimestampType::LogAppendTime;
         let how = log::Append {
             origin: append.origin,
@@ -374,7 +380,7 @@ impl Partition {
         let end = self.log.log_end_offset();
         let unflushed = end.since(inner.flushed);
         let acknowledged = if inner.config.flush_messages > 1 { end } else { inner.flushed };
-        inner.handle_acknowledged(self.node, acknowledged);
+        inner.handle_acknowledged(self.shared.node, acknowledged);
         if unflushed <= 0 {
             return false;
         }
@@ -417,11 +423,18 @@ impl Partition {
         tokio::spawn(async move {
             loop {
                 let log = Arc::clone(&partition.log);
-                let flushed = partition.blocking.run(move || log.flush()).await;
+                let Shared { node, blocking, metrics, .. } = &*partition.shared;
+                let started = Instant::now();
+                let flushed = blocking.run(move || log.flush()).await;
                 let mut inner = partition.inner.lock();
                 let failed = !matches!(flushed, Ok(Ok(_)));
+                if failed {
+                    metrics.failed_flushes.increment(1);
+                } else {
+                    metrics.flush_seconds.record(started.elapsed().as_secs_f64());
+                }
                 match flushed {
-                    Ok(Ok(flushed)) => inner.handle_flushed(partition.node, flushed),
+                    Ok(Ok(flushed)) => inner.handle_flushed(*node, flushed),
                     // The directory is offline now and says why; whoever waits learns that the
                     // outcome is not known.
                     Ok(Err(error)) => inner.writes.fail(&AppendError::Log(error.into())),
@@ -475,8 +488,8 @@ impl Partition {
         WaitGuard { partition: Arc::clone(self), wait }
     }
 
-    pub(super) const fn blocking(&self) -> &Blocking {
-        &self.blocking
+    pub(super) fn blocking(&self) -> &Blocking {
+        &self.shared.blocking
     }
 }
 

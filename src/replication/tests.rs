@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use tokio::time::{self, Instant};
 
-use super::{Acks, Partition, leader::Registration};
+use super::{Acks, Metrics, Partition, leader::Registration, partition::Shared};
 use crate::{
     base::{
         Blocking, LeaderEpoch, NodeId, PartitionEpoch, PartitionIndex, TokioClock, TopicId,
@@ -28,7 +28,8 @@ fn partition(dir: &SimDir, config: TopicConfig, blocking: Blocking) -> Arc<Parti
     let id = TopicPartition { topic, partition: PartitionIndex(0) };
     let clock = TokioClock::starting_at(NOW_MS);
     let config = Arc::new(config);
-    let partition = Partition::new(id, "t".into(), NODE, log, Arc::clone(&config), clock, blocking);
+    let shared = Arc::new(Shared { node: NODE, clock, blocking, metrics: Metrics::new() });
+    let partition = Partition::new(id, "t".into(), log, Arc::clone(&config), shared);
     let registration = Registration {
         leader_epoch: LeaderEpoch(0),
         partition_epoch: PartitionEpoch(0),

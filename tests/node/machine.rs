@@ -33,6 +33,7 @@ pub(crate) struct Served {
     pub(crate) node: Node,
     pub(crate) client: Client,
     pub(crate) registry: Registry,
+    pub(crate) readiness: Readiness,
 }
 
 impl Machine {
@@ -50,7 +51,7 @@ impl Machine {
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
         let config = Arc::new(NodeConfig::from_settings(settings).unwrap());
-        let registry = Registry::new();
+        let (registry, readiness) = (Registry::new(), Readiness::new(READINESS));
         let seams = Seams {
             clock: Arc::new(SystemClock),
             directories: vec![Arc::new(self.dir.clone())],
@@ -59,7 +60,7 @@ impl Machine {
             quorum_io: Blocking::threads("quorum", 3, 64).unwrap(),
             seed: 7,
             registry: registry.clone(),
-            readiness: Readiness::new(READINESS),
+            readiness: readiness.clone(),
             fatal: Arc::new(|fatal| panic!("the quorum cannot go on: {fatal}")),
         };
         let listener =
@@ -72,7 +73,7 @@ impl Machine {
             ..ClientConfig::default()
         };
         let client = Client::new(client, Arc::new(TcpConnect)).unwrap();
-        Served { node, client, registry }
+        Served { node, client, registry, readiness }
     }
 }
 

@@ -4,3 +4,4 @@
 
 mod compaction;
 mod machine;
+mod observation;
