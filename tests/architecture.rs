@@ -1,4 +1,5 @@
-//! Holds the shape of `src/`: which module may import which, and how long a file may grow.
+//! Holds the shape of `src/`: which module may import which, how long a file may grow, and that no
+//! setting claims an effect that it lacks.
 //!
 //! `ARCHITECTURE.md` says why. A change of the table below is a change of the architecture.
 
@@ -7,6 +8,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
+
+use ottla::config::{BrokerConfig, TopicConfig};
 
 /// Every module of `src/`, and what it may import besides itself. A module stands below those that
 /// it imports, so the table cannot hold a cycle.
@@ -258,4 +261,24 @@ fn now() -> crate::config::Value {
 }";
     let expected = ["base", "config", "log", "metadata", "net", "quorum"];
     assert_eq!(imports(text), expected.map(String::from).into());
+}
+
+#[test]
+fn settings_that_claim_an_effect_are_read() {
+    let read: String = sources()
+        .into_iter()
+        .filter(|source| source.module() != Some("config") && !source.is_test())
+        .map(|source| source.text)
+        .collect();
+    let is_read = |key: &&&str| {
+        let field = format!(".{}", key.replace('.', "_"));
+        let mut uses = read.match_indices(&field).map(|(at, found)| at + found.len());
+        // A field may add its unit to the key's name.
+        let unit = |at: usize| read[at..].strip_prefix("_bytes").unwrap_or(&read[at..]);
+        let ends = |at: usize| !unit(at).starts_with(|c: char| c == '_' || c.is_alphanumeric());
+        uses.any(ends) || read.contains(&format!("\"{key}\""))
+    };
+    let keys = BrokerConfig::KEYS.iter().chain(TopicConfig::KEYS);
+    let unread: Vec<_> = keys.filter(|key| !is_read(key)).collect();
+    assert!(unread.is_empty(), "nothing reads {unread:?}: take them out of the struct");
 }

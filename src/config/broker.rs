@@ -8,22 +8,12 @@ config_struct! {
     BrokerConfig from BrokerLayers<'_> {
         /// Create topics on a client's metadata request.
         auto_create_topics_enable: bool = "auto.create.topics.enable",
-        /// Threads for work in the background.
-        background_threads: i32 = "background.threads",
         /// Time between two heartbeats to the controller.
         broker_heartbeat_interval_ms: i32 = "broker.heartbeat.interval.ms",
         /// Time without a heartbeat until a broker is fenced.
         broker_session_timeout_ms: i32 = "broker.session.timeout.ms",
         /// Idle time after which a client connection is closed.
         connections_max_idle_ms: i64 = "connections.max.idle.ms",
-        /// Hand leadership away before stopping.
-        controlled_shutdown_enable: bool = "controlled.shutdown.enable",
-        /// Most time to wait for votes.
-        controller_quorum_election_timeout_ms: i32 = "controller.quorum.election.timeout.ms",
-        /// Time without the quorum's leader until an election starts.
-        controller_quorum_fetch_timeout_ms: i32 = "controller.quorum.fetch.timeout.ms",
-        /// Longest wait for a request between voters.
-        controller_quorum_request_timeout_ms: i32 = "controller.quorum.request.timeout.ms",
         /// Replicas of a topic created without saying how many.
         default_replication_factor: i32 = "default.replication.factor",
         /// Allow topics to be deleted.
@@ -50,11 +40,6 @@ config_struct! {
         log_cleaner_threads: i32 = "log.cleaner.threads",
         /// Time between two writes of the recovery points.
         log_flush_offset_checkpoint_interval_ms: i32 = "log.flush.offset.checkpoint.interval.ms",
-        /// Time between two looks for logs to flush.
-        log_flush_scheduler_interval_ms: i64 = "log.flush.scheduler.interval.ms",
-        /// Time between two writes of the log start offsets.
-        log_flush_start_offset_checkpoint_interval_ms: i32 =
-            "log.flush.start.offset.checkpoint.interval.ms",
         /// Time between two looks for expired segments.
         log_retention_check_interval_ms: i64 = "log.retention.check.interval.ms",
         /// New connections a second.
@@ -72,15 +57,6 @@ config_struct! {
         max_request_partition_size_limit: i32 = "max.request.partition.size.limit",
         /// Largest batch, unless a topic says otherwise.
         message_max_bytes: i32 = "message.max.bytes",
-        /// Bytes of metadata between two snapshots.
-        metadata_log_max_record_bytes_between_snapshots: i64 =
-            "metadata.log.max.record.bytes.between.snapshots",
-        /// Time after which a changed image is snapshot.
-        metadata_log_max_snapshot_interval_ms: i64 = "metadata.log.max.snapshot.interval.ms",
-        /// Threads that handle requests.
-        num_io_threads: i32 = "num.io.threads",
-        /// Threads that serve connections.
-        num_network_threads: i32 = "num.network.threads",
         /// Partitions of a topic created without saying how many.
         num_partitions: i32 = "num.partitions",
         /// Threads that load the logs of a directory.
@@ -95,8 +71,6 @@ config_struct! {
         offsets_retention_check_interval_ms: i64 = "offsets.retention.check.interval.ms",
         /// Minutes that offsets outlive their group.
         offsets_retention_minutes: i32 = "offsets.retention.minutes",
-        /// Codec of the offsets topic.
-        offsets_topic_compression_codec: i32 = "offsets.topic.compression.codec",
         /// Partitions of the offsets topic.
         offsets_topic_num_partitions: i32 = "offsets.topic.num.partitions",
         /// Replicas of the offsets topic.
@@ -105,17 +79,8 @@ config_struct! {
         offsets_topic_segment_bytes: i32 = "offsets.topic.segment.bytes",
         /// Time that a producer's state is kept.
         producer_id_expiration_ms: i32 = "producer.id.expiration.ms",
-        /// Time between two looks for expired producers.
-        producer_id_expiration_check_interval_ms: i32 = "producer.id.expiration.check.interval.ms",
         /// Memory of requests in flight; -1 without limit.
         queued_max_request_bytes: i64 = "queued.max.request.bytes",
-        /// Requests in flight.
-        queued_max_requests: i32 = "queued.max.requests",
-        /// Time between two writes of the high watermarks.
-        replica_high_watermark_checkpoint_interval_ms: i64 =
-            "replica.high.watermark.checkpoint.interval.ms",
-        /// Lag after which a follower is out of sync.
-        replica_lag_time_max_ms: i64 = "replica.lag.time.max.ms",
         /// Longest wait for another node.
         request_timeout_ms: i32 = "request.timeout.ms",
         /// Connections waiting to be accepted.

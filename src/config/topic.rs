@@ -64,8 +64,6 @@ config_struct! {
         compression_zstd_level: i32 = "compression.zstd.level",
         /// Time that tombstones stay readable.
         delete_retention_ms: i64 = "delete.retention.ms",
-        /// Time between a file being given up and its removal.
-        file_delete_delay_ms: i64 = "file.delete.delay.ms",
         /// Records after which the log is flushed; 1 flushes before every acknowledgement.
         flush_messages: i64 = "flush.messages",
         /// Longest time until a record is flushed.
@@ -88,8 +86,6 @@ config_struct! {
         min_compaction_lag_ms: i64 = "min.compaction.lag.ms",
         /// Replicas that must be in sync for `acks=all`.
         min_insync_replicas: i32 = "min.insync.replicas",
-        /// Reserve whole segments.
-        preallocate: bool = "preallocate",
         /// Size from which old segments are deleted; -1 without limit.
         retention_bytes: i64 = "retention.bytes",
         /// Age from which segments are deleted; -1 for never.
