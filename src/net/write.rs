@@ -34,7 +34,7 @@ const PROBE_BYTES: usize = 4 << 10;
 /// From this size on records are sent from their file.
 const SEND_FILE_MIN_BYTES: u64 = 16 << 10;
 /// How much of a file is looked up in the page cache, and sent, at a time.
-const SEND_FILE_MAX_BYTES: u64 = 1 << 20;
+const SEND_FILE_MAX_BYTES: u64 = 128 << 10;
 /// How many pieces one write takes.
 const PIECES: usize = 64;
 
