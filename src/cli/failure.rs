@@ -1,6 +1,6 @@
 //! What a command fails with, the exit code it ends with, and what to try next.
 
-use std::{io, path::PathBuf};
+use std::{error::Error as _, io, path::PathBuf};
 
 use crate::{
     cert::CertError,
@@ -83,6 +83,20 @@ impl Failure {
     }
 }
 
+/// The message, followed by those of its causes that it does not name itself.
+pub(super) fn with_causes(failure: &Failure) -> String {
+    let mut text = failure.to_string();
+    let mut cause = failure.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text = format!("{text}: {message}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// What to try next.
 pub(super) fn next_step(failure: &Failure) -> Option<String> {
     use crate::client::WireError as E;
@@ -122,6 +136,13 @@ pub(super) fn next_step(failure: &Failure) -> Option<String> {
             "stop the node and let it recover: it cuts a torn tail and fetches the rest anew"
         }
         Failure::Partial { .. } => "the lines above say why; the others are done",
+        Failure::Node(ProcessError::Store { .. }) => {
+            "is another node using the directory? Stop it, or name another directory"
+        }
+        Failure::Node(ProcessError::Bind { .. }) => "stop what uses the port, or name another",
+        Failure::Node(ProcessError::Directory { .. }) => {
+            "name a directory that this user may write to"
+        }
         Failure::File { .. } => "check that the path exists and can be read",
         _ => return None,
     };

@@ -50,12 +50,19 @@ fn segments(path: &Path) -> Result<Vec<PathBuf>, Failure> {
         let entry = entry.map_err(failed)?.path();
         if entry.is_dir() {
             found.extend(segments(&entry)?);
-        } else if entry.extension().is_some_and(|extension| extension == "log") {
+        } else if is_segment(&entry) {
             found.push(entry);
         }
     }
     found.sort_unstable();
     Ok(found)
+}
+
+/// Whether a file is named as a segment: 20 digits. The metadata store has `.log` files too.
+fn is_segment(path: &Path) -> bool {
+    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let is_log = path.extension().is_some_and(|extension| extension == "log");
+    is_log && stem.len() == 20 && stem.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn read(path: &Path) -> Result<Bytes, Failure> {
@@ -259,4 +266,24 @@ fn check(file: PathBuf) -> Result<Checked, Failure> {
         problems.push(format!("at {position}: {} bytes that are no batch", size_bytes - position));
     }
     Ok(Checked { file, batches: count, records, size_bytes, problems })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_segments_are_looked_into() {
+        let root = tempfile::tempdir().unwrap();
+        let segment = root.path().join("t-0").join("00000000000000000007.log");
+        for file in ["t-0/00000000000000000007.log", "t-0/00000000000000000007.index"]
+            .into_iter()
+            .chain(["quorum/000004.log", "t-0/00000000000000000007.log.12.torn"])
+        {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, b"").unwrap();
+        }
+        assert_eq!(segments(root.path()).unwrap(), [segment]);
+    }
 }

@@ -23,7 +23,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 pub use self::serve::{DevArgs, ServerArgs};
 use self::{
-    failure::{Failure, next_step},
+    failure::{Failure, next_step, with_causes},
     output::{Format, Out},
 };
 use crate::client::{Client, ClientConfig, TcpConnect};
@@ -130,7 +130,7 @@ pub fn main() -> ExitCode {
         Err(failure) => {
             let mut stderr = std::io::stderr().lock();
             // Nobody is left to tell where standard error is closed.
-            drop(writeln!(stderr, "error: {failure}"));
+            drop(writeln!(stderr, "error: {}", with_causes(&failure)));
             if let Some(step) = next_step(&failure) {
                 drop(writeln!(stderr, "  next: {step}"));
             }
@@ -143,8 +143,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let Cli { shared, command } = cli;
     let command = match command {
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "ottla", &mut std::io::stdout());
-            return Ok(());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "ottla", &mut script);
+            return Ok(std::io::stdout().write_all(&script)?);
         }
         Command::Server(args) => return serve::server(args),
         Command::Dev(args) => return serve::dev(args),

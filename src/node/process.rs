@@ -70,7 +70,7 @@ pub enum ProcessError {
         source: StoreError,
     },
     /// A listener's address cannot be had.
-    #[error("cannot listen on {address}: is another process using the port?")]
+    #[error("cannot listen on {address}")]
     Bind {
         /// The address.
         address: String,
