@@ -201,7 +201,8 @@ impl fmt::Display for Found<'_> {
 const fn expired_remedy(role: Role) -> &'static str {
     match role {
         Role::Ca | Role::CaKey => {
-            "make a new CA, let every node trust both for a while, and renew the nodes' certificates"
+            "make another with 'ottla cert ca --cluster CLUSTER', let every node trust both for a \
+             while, and renew the nodes' certificates"
         }
         Role::Certificate | Role::Key => {
             "'ottla cert node --ca DIR --node ID --host NAME --renew' makes a new one"

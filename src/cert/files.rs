@@ -99,16 +99,22 @@ pub struct Request {
     pub hosts: Vec<String>,
 }
 
-/// Makes a CA, and with it the id of a new cluster, in `directory`.
+/// Makes a CA in `directory`, and with it the id of a new cluster; or one more CA of the cluster
+/// `cluster_id`, such as before the first expires.
 ///
 /// # Errors
 /// Where one exists already, or the directory cannot be written.
-pub fn new_ca(directory: &Path, now_ms: i64, days: Option<u32>) -> Result<ClusterId, CertError> {
-    let remedy = "a CA stands for one cluster; name another directory for another cluster";
+pub fn new_ca(
+    directory: &Path,
+    cluster_id: Option<ClusterId>,
+    now_ms: i64,
+    days: Option<u32>,
+) -> Result<ClusterId, CertError> {
+    let remedy = "a CA stands for one cluster; name another directory for another CA";
     let (certificate, key) = (directory.join(CA), directory.join(CA_KEY));
     refuse_existing(&[&certificate, &key], remedy)?;
     make_directory(directory)?;
-    let cluster_id = ClusterId(Uuid::new_v4());
+    let cluster_id = cluster_id.unwrap_or_else(|| ClusterId(Uuid::new_v4()));
     let identity = Identity { cluster_id, node_id: None };
     let pair = issue::ca(identity, now_ms, days.unwrap_or(CA_DAYS))?;
     // The key first: a CA whose key was never written could not be told from a good one.
@@ -170,7 +176,7 @@ pub fn new_request(new: &Request) -> Result<(ClusterId, PathBuf), CertError> {
 /// # Errors
 /// Where the directory cannot be written, or holds something that cannot be used.
 pub fn development(directory: &Path, node_id: NodeId, now_ms: i64) -> Result<Files, CertError> {
-    match new_ca(directory, now_ms, None) {
+    match new_ca(directory, None, now_ms, None) {
         Ok(_) | Err(CertError::Exists { .. }) => {}
         Err(error) => return Err(error),
     }

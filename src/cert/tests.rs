@@ -37,7 +37,7 @@ fn new_node_at(
 /// A CA, and a node's files made with it.
 fn made(node: u32) -> (TempDir, Files) {
     let dir = TempDir::new().unwrap();
-    new_ca(dir.path(), NOW_MS, None).unwrap();
+    new_ca(dir.path(), None, NOW_MS, None).unwrap();
     let files = node_of(dir.path(), &dir.path().join("node"), node, false).unwrap();
     (dir, files)
 }
@@ -68,7 +68,7 @@ fn identities_have_one_spelling() {
 #[test]
 fn the_cluster_of_a_ca_is_that_of_its_nodes() {
     let dir = TempDir::new().unwrap();
-    let cluster_id = new_ca(dir.path(), NOW_MS, None).unwrap();
+    let cluster_id = new_ca(dir.path(), None, NOW_MS, None).unwrap();
     let files = node_of(dir.path(), &dir.path().join("n"), 7, false).unwrap();
     let credentials = files.load(NodeId(7), NOW_MS).unwrap();
     assert_eq!(credentials.cluster_id(), cluster_id);
@@ -94,7 +94,7 @@ fn keys_are_their_owners_alone() {
 fn nothing_is_overwritten_unasked() {
     let (dir, files) = made(1);
     let before = std::fs::read(&files.key).unwrap();
-    assert!(matches!(new_ca(dir.path(), NOW_MS, None), Err(CertError::Exists { .. })));
+    assert!(matches!(new_ca(dir.path(), None, NOW_MS, None), Err(CertError::Exists { .. })));
     let again = node_of(dir.path(), &dir.path().join("node"), 1, false);
     assert!(again.unwrap_err().to_string().contains("--renew"));
     assert_eq!(std::fs::read(&files.key).unwrap(), before);
@@ -142,6 +142,21 @@ fn another_cas_certificate_and_another_certificates_key_are_refused() {
     let bytes = [std::fs::read(&second.ca).unwrap(), std::fs::read(&first.ca).unwrap()].concat();
     std::fs::write(&both, bytes).unwrap();
     Files { ca: both, ..first }.load(NodeId(1), NOW_MS).unwrap();
+}
+
+#[test]
+fn a_cluster_may_have_another_ca_before_the_first_expires() {
+    let (dir, old) = made(1);
+    let cluster_id = old.load(NodeId(1), NOW_MS).unwrap().cluster_id();
+    let second = dir.path().join("second");
+    assert_eq!(new_ca(&second, Some(cluster_id), NOW_MS, None).unwrap(), cluster_id);
+    let new = node_of(&second, &second.join("node"), 1, false).unwrap();
+    let both = [std::fs::read(&old.ca).unwrap(), std::fs::read(&new.ca).unwrap()].concat();
+    std::fs::write(&old.ca, both).unwrap();
+    let renewed = Files { ca: old.ca.clone(), ..new };
+    for files in [old, renewed] {
+        assert_eq!(files.load(NodeId(1), NOW_MS).unwrap().cluster_id(), cluster_id);
+    }
 }
 
 #[test]

@@ -165,7 +165,11 @@ impl Watch {
         let now_ms = self.clock.wall_ms();
         let ends = [
             (&files.certificate, credentials.not_after_ms(), "renew it: 'ottla cert node --renew'"),
-            (&files.ca, credentials.ca_not_after_ms(), "add a new CA to this file on every node"),
+            (
+                &files.ca,
+                credentials.ca_not_after_ms(),
+                "make another with 'ottla cert ca --cluster CLUSTER', and add it to this file on every node",
+            ),
         ];
         for (path, not_after_ms, remedy) in ends {
             let left_ms = not_after_ms.saturating_sub(now_ms);

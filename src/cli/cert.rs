@@ -18,6 +18,9 @@ pub(super) enum Cert {
         /// Where its certificate and its key go; keep the key off the nodes
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
+        /// A cluster that exists, for another CA beside its first; a new cluster where not given
+        #[arg(long, value_name = "CLUSTER")]
+        cluster: Option<String>,
         /// How many days it lasts
         #[arg(long, default_value_t = 3650, value_name = "DAYS")]
         days: u32,
@@ -74,7 +77,7 @@ pub(super) struct OwnCa {
 pub(super) fn run(command: Cert, out: &mut Out) -> Result<(), Failure> {
     let now_ms = SystemClock.wall_ms();
     match command {
-        Cert::Ca { dir, days } => ca(&dir, days, now_ms, out),
+        Cert::Ca { dir, cluster, days } => ca(&dir, cluster, days, now_ms, out),
         Cert::Node(node) => make_node(node, now_ms, out),
         Cert::Request(request) => make_request(request, out),
         Cert::Show { path } => show(&path, now_ms, out),
@@ -87,8 +90,19 @@ struct Made<'a> {
     files: Vec<&'a Path>,
 }
 
-fn ca(dir: &Path, days: u32, now_ms: i64, out: &mut Out) -> Result<(), Failure> {
-    let cluster_id = cert::new_ca(dir, now_ms, Some(days))?.to_string();
+fn cluster_id(text: Option<String>) -> Result<Option<ClusterId>, Failure> {
+    let parsed = text.map(|text| text.parse::<ClusterId>()).transpose();
+    parsed.map_err(|error| Failure::usage(format!("--cluster: {error}")))
+}
+
+fn ca(
+    dir: &Path,
+    cluster: Option<String>,
+    days: u32,
+    now_ms: i64,
+    out: &mut Out,
+) -> Result<(), Failure> {
+    let cluster_id = cert::new_ca(dir, cluster_id(cluster)?, now_ms, Some(days))?.to_string();
     let shown = dir.display();
     if out.is_json() {
         let files = vec![dir];
@@ -125,8 +139,7 @@ fn make_node(node: Node, now_ms: i64, out: &mut Out) -> Result<(), Failure> {
 }
 
 fn make_request(own: OwnCa, out: &mut Out) -> Result<(), Failure> {
-    let cluster = own.cluster.map(|text| text.parse::<ClusterId>()).transpose();
-    let cluster_id = cluster.map_err(|error| Failure::usage(format!("--cluster: {error}")))?;
+    let cluster_id = cluster_id(own.cluster)?;
     let request =
         Request { directory: own.dir, cluster_id, node_id: NodeId(own.node), hosts: own.host };
     let (cluster_id, path) = cert::new_request(&request)?;

@@ -225,6 +225,26 @@ fn listeners_are_checked_against_each_other() {
 }
 
 #[test]
+fn the_cluster_plane_s_keys_are_checked_together() {
+    let with = |rest: &str| NodeConfig::from_toml(&format!("node.id = 1\n{rest}"));
+    let config = with(
+        "[ottla]\nseeds = [\"a:1\", \"[::1]:2\"]\ncluster.tls.ca = \"ca.crt\"\n\
+        cluster.tls.cert = \"node.crt\"\ncluster.tls.key = \"node.key\"",
+    )
+    .unwrap();
+    assert_eq!(config.seeds[1].to_string(), "[::1]:2");
+    assert_eq!(config.cluster_tls.unwrap().certificate.to_str(), Some("node.crt"));
+    assert_eq!(with("").unwrap().cluster_tls, None);
+    assert_eq!(
+        problems("node.id = 1\nottla.cluster.tls.cert = \"x\""),
+        "ottla.cluster.tls.ca: must be set, as ottla.cluster.tls.cert is\n\
+         ottla.cluster.tls.key: must be set, as ottla.cluster.tls.cert is"
+    );
+    let slow = problems("node.id = 1\nottla.cluster.keep.alive.ms = 5000");
+    assert!(slow.contains("must be at least ottla.cluster.keep.alive.ms (5000)"), "{slow}");
+}
+
+#[test]
 fn keys_without_effect_are_said() {
     let config = NodeConfig::from_toml("node.id = 1\nssl.protocol = \"TLSv1.3\"").unwrap();
     assert_eq!(config.warnings.len(), 1);
