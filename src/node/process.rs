@@ -18,7 +18,8 @@ use tracing::{error, info, warn};
 
 use super::{Node, READINESS, Seams, StartError};
 use crate::{
-    base::{Blocking, SystemClock},
+    base::{Blocking, Clock as _, NodeId, SystemClock},
+    cert::{self, CertError},
     config::{BrokerConfig, LoadError, NodeConfig},
     log::{Dir, StdDir},
     net::{SocketBuffers, TcpListener},
@@ -35,6 +36,8 @@ const QUORUM_THREADS: usize = 3;
 const QUEUE: usize = 1_024;
 /// The metadata quorum's store, within the first log directory.
 const QUORUM_DIRECTORY: &str = "quorum";
+/// Certificates of `ottla dev`, within its directory.
+const CERTIFICATES: &str = "certificates";
 
 /// Why a process does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +45,9 @@ pub enum ProcessError {
     /// The configuration is not usable.
     #[error(transparent)]
     Config(#[from] LoadError),
+    /// The certificates of the cluster plane cannot be made.
+    #[error(transparent)]
+    Certificates(#[from] CertError),
     /// The log cannot be set up.
     #[error(transparent)]
     Log(#[from] logging::InitError),
@@ -110,11 +116,17 @@ pub fn server(config: &Path, ready: impl FnOnce(&str)) -> Result<(), ProcessErro
 /// See [`ProcessError`].
 pub fn dev(node: &DevNode, ready: impl FnOnce(&str)) -> Result<(), ProcessError> {
     let listener = |port: u16| format!("127.0.0.1:{port}");
+    let certificates = node.directory.join(CERTIFICATES);
+    let tls = cert::development(&certificates, NodeId(1), SystemClock.wall_ms())?;
+    let file = |path: &Path| path.display().to_string();
     let settings = [
         ("node.id", "1".to_owned()),
         ("log.dirs", node.directory.display().to_string()),
         ("listeners", format!("PLAINTEXT://{}", listener(node.kafka_port))),
         ("ottla.cluster.listener", listener(node.cluster_port)),
+        ("ottla.cluster.tls.ca", file(&tls.ca)),
+        ("ottla.cluster.tls.cert", file(&tls.certificate)),
+        ("ottla.cluster.tls.key", file(&tls.key)),
         ("ottla.http.listener", listener(node.http_port)),
         // One node can hold one replica.
         ("offsets.topic.replication.factor", "1".to_owned()),
