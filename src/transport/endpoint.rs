@@ -205,18 +205,16 @@ impl Transport {
     }
 
     /// Sends a Raft message. Never waits: it may be lost, and replaces older ones of its class where
-    /// too many wait. False where `to` cannot be reached now, so that the message is as good as lost.
+    /// too many wait. False where some were lost for it, or `to` cannot be reached now, so that it most
+    /// likely is: for Raft, the peer is unreachable.
     pub fn send(&self, to: NodeId, class: MessageClass, message: Bytes) -> bool {
         if message.len() > self.shared.config.message_max_bytes {
             tracing::error!(%to, bytes = message.len(), "a Raft message is too large to be sent");
             return false;
         }
         let Some(link) = self.shared.find_link(to) else { return false };
-        let was_kept = link.push(class, message);
-        if !was_kept {
-            self.shared.service.unreachable(to);
-        }
-        was_kept && !matches!(link.state(), link::State::Down(_))
+        let was_room = link.push(class, message);
+        was_room && !matches!(link.state(), link::State::Down(_))
     }
 
     /// Sends a request and waits for its response. Fails at once where `to` cannot be reached now;
@@ -361,6 +359,10 @@ impl Shared {
         if peers.learned.len() < LEARNED_MAX || peers.learned.contains_key(&node) {
             peers.learned.insert(node, address);
         }
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.peers.lock().stopped
     }
 
     pub(super) fn links(&self) -> Vec<Arc<Link>> {

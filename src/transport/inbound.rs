@@ -74,8 +74,10 @@ async fn serve(shared: Arc<Shared>, incoming: Incoming, place: OwnedSemaphorePer
     };
     drop(place);
     if peer.lane == Lane::Probe {
-        // It was answered, and closes the connection itself; or the idle timeout does.
-        let _ = connection.closed().await;
+        // It was answered, and has nothing more to say.
+        if timeout(HANDSHAKE_TIMEOUT, connection.closed()).await.is_err() {
+            connection.close(CloseCode::NotNeeded.code(), b"nothing more was expected");
+        }
         return;
     }
     let (node, lane) = (peer.node_id, peer.lane.name());

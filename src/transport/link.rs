@@ -156,7 +156,11 @@ impl Link {
         let mut told = Told::default();
         loop {
             if self.retired.load(Relaxed) {
-                self.state.send_replace(State::Down(ConnectError::NoAddress(self.node)));
+                let error = match shared.is_stopped() {
+                    true => ConnectError::Stopped,
+                    false => ConnectError::NoAddress(self.node),
+                };
+                self.state.send_replace(State::Down(error));
                 return;
             }
             if !self.pinned.load(Relaxed) && !self.wanted.load(Relaxed) {

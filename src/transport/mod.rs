@@ -207,8 +207,7 @@ pub trait Service: Send + Sync + 'static {
         let _ = peer;
     }
 
-    /// This node's connection for control to `node` was lost or did not come about, or messages to
-    /// it were dropped.
+    /// This node's connection for control to `node` was lost, or did not come about.
     fn unreachable(&self, node: NodeId) {
         let _ = node;
     }

@@ -38,7 +38,7 @@ struct Pki(TempDir);
 impl Pki {
     fn new() -> Self {
         let dir = TempDir::new().unwrap();
-        new_ca(dir.path(), EPOCH_MS - DAY_MS, None).unwrap();
+        new_ca(dir.path(), None, EPOCH_MS - DAY_MS, None).unwrap();
         Self(dir)
     }
 
@@ -66,8 +66,11 @@ struct SimUdp {
     /// Which part of what is sent is lost.
     loss: Mutex<(f64, SmallRng)>,
     /// What waits for a slow line.
-    line: Option<Arc<Mutex<VecDeque<(SocketAddr, Bytes)>>>>,
+    line: Option<Line>,
 }
+
+/// Datagrams on their way.
+type Line = Arc<Mutex<VecDeque<(SocketAddr, Bytes)>>>;
 
 /// Datagrams that wait for a slow line; more are lost.
 const LINE_QUEUE: usize = 256;
@@ -95,7 +98,7 @@ impl SimUdp {
     /// Behind a line that takes so many bytes a millisecond.
     async fn slow(port: u16, bytes_per_ms: usize) -> Socket {
         let this = Self::new(port).await;
-        let line = Arc::new(Mutex::new(VecDeque::<(SocketAddr, Bytes)>::new()));
+        let line = Line::default();
         let (socket, queue) = (Arc::clone(&this.socket), Arc::clone(&line));
         tokio::spawn(async move {
             let mut room = 0;
