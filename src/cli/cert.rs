@@ -19,7 +19,7 @@ pub(super) enum Cert {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
         /// A cluster that exists, for another CA beside its first; a new cluster where not given
-        #[arg(long, value_name = "CLUSTER")]
+        #[arg(long, value_name = "CLUSTER", allow_hyphen_values = true)]
         cluster: Option<String>,
         /// How many days it lasts
         #[arg(long, default_value_t = 3650, value_name = "DAYS")]
@@ -64,7 +64,7 @@ pub(super) struct OwnCa {
     #[arg(long, value_name = "ID")]
     node: u32,
     /// The cluster's id, as the first request printed it; a new one where not given
-    #[arg(long, value_name = "CLUSTER")]
+    #[arg(long, value_name = "CLUSTER", allow_hyphen_values = true)]
     cluster: Option<String>,
     /// A host name or address of the node; may be given again
     #[arg(long, value_name = "NAME")]

@@ -12,6 +12,7 @@ use std::{
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::FutureExt as _;
 use parking_lot::Mutex;
+use quinn::ConnectionError;
 use rand::RngExt as _;
 use tokio::{
     sync::{Notify, watch},
@@ -247,13 +248,17 @@ impl Link {
         }
         let source = session.connection.closed().await;
         self.past.lock().add(&session.connection.stats());
-        let told = match &source {
-            quinn::ConnectionError::ApplicationClosed(closed) => {
-                String::from_utf8_lossy(&closed.reason).into_owned()
-            }
-            other => other.to_string(),
+        let (reason, is_planned) = match &source {
+            ConnectionError::ApplicationClosed(closed) => (
+                String::from_utf8_lossy(&closed.reason).into_owned(),
+                closed.error_code == CloseCode::Stopped.code(),
+            ),
+            other => (other.to_string(), *other == ConnectionError::LocallyClosed),
         };
-        warn!(%node, lane, %remote, reason = told, "the connection has ended");
+        match is_planned {
+            true => info!(%node, lane, %remote, reason, "the connection has ended"),
+            false => warn!(%node, lane, %remote, reason, "the connection was lost"),
+        }
         ConnectError::Ended { address: remote.to_string(), source }
     }
 

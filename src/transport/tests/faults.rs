@@ -241,3 +241,30 @@ fn lost_packets_lose_nothing_and_a_seed_says_when_everything_arrives() {
     assert_eq!(first, lossy(51));
     assert_ne!(first, lossy(52));
 }
+
+#[test]
+fn a_node_that_stops_says_so_and_takes_nothing_more() {
+    let pki = Pki::new();
+    let (ours, theirs) = (Arc::<Seen>::default(), Arc::<Seen>::default());
+    let mut sim = sim(61);
+    let (one, two) = (pki.credentials(1), pki.credentials(2));
+    sim.client(host(1), async move {
+        let transport = start(&one, &ours, 1).await;
+        let socket = SimUdp::bind(PORT + 1).await;
+        let stopping = start_on(&two, &theirs, 2, config(2), socket);
+        let at = Address { port: PORT + 1, ..address(1) };
+        transport.set_peers(BTreeMap::from([(NodeId(2), vec![at])]));
+        let call = || transport.call(NodeId(2), Bytes::from_static(b"who"), soon());
+        assert_eq!(call().await.unwrap(), "1");
+        let before = Instant::now();
+        stopping.stop().await;
+        eventually("it is noticed", || !ours.unreachable.lock().is_empty()).await;
+        assert!(before.elapsed() < Duration::from_millis(100), "{:?}", before.elapsed());
+        let refused = call().await.unwrap_err();
+        assert!(!refused.may_have_been_served(), "{refused}");
+        let stopped = stopping.call(NodeId(1), Bytes::new(), soon()).await.unwrap_err();
+        assert!(matches!(stopped, CallError::Unreachable(ConnectError::Stopped)), "{stopped}");
+        Ok(())
+    });
+    sim.run().unwrap();
+}
