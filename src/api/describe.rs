@@ -430,6 +430,7 @@ mod tests {
                 last_index: 21,
                 commit: 20,
                 applied: 20,
+                settled: Some(1),
                 peers: Vec::new(),
             },
             configuration: Configuration::of_voters(BTreeMap::from([(11, member)])),

@@ -1,8 +1,8 @@
 //! The active controller's task: takes requests in, decides, proposes, answers once applied.
 //!
 //! Pipelined: a request is decided against the image as it will be once everything before it is
-//! applied, and is proposed without waiting for that. Its answer waits for all before it, also where
-//! it changes nothing, since it may say what they did.
+//! applied, and is proposed without waiting for that. Its answer waits for all before it, also
+//! where it changes nothing, since it may say what they did.
 //!
 //! State owned: the speculation, an image ahead of the published one, and the answers that wait.
 //! When a proposal is refused or the leadership is lost, the speculation is discarded with all that
@@ -167,8 +167,8 @@ pub struct Driver<D: Decider, F> {
     last_tick_ms: u64,
 }
 
-/// A driver over `quorum`, and the client that asks it. `activate` makes the core of a node that has
-/// just become the controller, from the image and the monotonic time in milliseconds.
+/// A driver over `quorum`, and the client that asks it. `activate` makes the core of a node that
+/// has just become the controller, from the image and the monotonic time in milliseconds.
 pub fn driver<D, F>(quorum: Handle, activate: F, rng: SmallRng) -> (Driver<D, F>, Client<D>)
 where
     D: Decider,
@@ -424,7 +424,8 @@ mod tests {
             fatal: Arc::new(|fatal| panic!("{fatal}")),
         };
         let config = QuorumConfig::new(member(1), 3);
-        let quorum: Quorum = Quorum::start(config, Some(bootstrap), environment).await.unwrap();
+        let quorum: Quorum =
+            Quorum::start(config, Some(bootstrap.into()), environment).await.unwrap();
         let (driver, client) =
             driver(quorum.handle(), |_: &_, _| Counter, SmallRng::seed_from_u64(1));
         tokio::spawn(driver.run());

@@ -4,7 +4,8 @@
 //! listeners), so that a simulation starts the very node that a process does.
 //!
 //! Order of the start: directories, quorum, controller, logs, listeners, registration. Clients are
-//! served from when the node's own registration is unfenced. Order of the stop: the other way round.
+//! served from when the node's own registration is unfenced. Order of the stop: the other way
+//! round.
 
 mod broker;
 mod cleaner;
@@ -147,8 +148,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts a node that serves clients on `listeners`, named as in its configuration. Returns once
-    /// it does. Must be called within a tokio runtime.
+    /// Starts a node that serves clients on `listeners`, named as in its configuration. Returns
+    /// once it does. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -353,7 +354,8 @@ async fn start_quorum(
         fatal: Arc::clone(&seams.fatal),
     };
     let quorum: Quorum =
-        Quorum::start(config, Some(Bootstrap::single(member, cluster_id)), environment).await?;
+        Quorum::start(config, Some(Bootstrap::single(member, cluster_id).into()), environment)
+            .await?;
     let handle = quorum.handle();
     // Cannot fail: the sender lives in the quorum.
     let _ = handle.watch_status().wait_for(|status| status.is_leader()).await;

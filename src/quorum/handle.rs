@@ -3,13 +3,17 @@
 //! The image is published without locks: [`Handle::image`] is one atomic load. Whoever follows
 //! changes subscribes; a subscriber that is too slow loses deltas, never the image.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{
-    core::CoreStatus,
+    core::{Change, ChangeError, CoreStatus},
+    driver::snapshot::{Receive, SnapshotError, SnapshotSink},
     identity::{Configuration, Identity, Member},
     machine::Machine,
     raftpb::{Message, StateRole},
@@ -48,6 +52,17 @@ pub enum ReadError {
     /// The node is stopping.
     #[error("the metadata quorum has stopped")]
     Stopped,
+}
+
+/// Why a change of the members has no result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MembersError {
+    /// Nothing was proposed.
+    #[error(transparent)]
+    Refused(#[from] ChangeError),
+    /// It was proposed, and may yet happen, or not.
+    #[error(transparent)]
+    Unknown(#[from] ProposeError),
 }
 
 /// The quorum at a glance: what DescribeQuorum and the metrics show.
@@ -122,15 +137,39 @@ pub(super) struct Shared<M: Machine> {
     pub(super) updates: broadcast::Sender<Update<M>>,
     pub(super) applied: watch::Sender<u64>,
     pub(super) status: watch::Sender<Arc<Status>>,
+    /// Messages of peers that wait for the loop.
+    pub(super) inbound_bytes: AtomicU64,
+}
+
+/// Messages of peers that may wait for the loop.
+const INBOUND_MAX_BYTES: u64 = 64 << 20;
+
+/// A message of a peer, and what it weighs.
+pub(super) struct Inbound {
+    pub(super) message: Box<Message>,
+    pub(super) size_bytes: u64,
 }
 
 pub(super) type ProposeDone = oneshot::Sender<Result<u64, ProposeError>>;
 pub(super) type ReadDone = oneshot::Sender<u64>;
 
 pub(super) enum Command {
-    Propose { data: Vec<u8>, speculation: Option<Speculation>, done: ProposeDone },
+    Propose {
+        data: Vec<u8>,
+        speculation: Option<Speculation>,
+        done: ProposeDone,
+    },
     Read(ReadDone),
-    Step(Box<Message>),
+    Change {
+        change: Change,
+        refused: oneshot::Sender<ChangeError>,
+        done: ProposeDone,
+    },
+    Receive(Box<Receive>),
+    Unreachable(u64),
+    Transfer(u64),
+    /// Answered when this node does not lead any more, or nobody could take over.
+    HandOver(oneshot::Sender<()>),
     Stop,
 }
 
@@ -148,11 +187,13 @@ pub struct Speculation {
 pub struct Handle<M: Machine = MetadataImage> {
     pub(super) shared: Arc<Shared<M>>,
     pub(super) commands: mpsc::Sender<Command>,
+    pub(super) messages: mpsc::Sender<Inbound>,
 }
 
 impl<M: Machine> Clone for Handle<M> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), commands: self.commands.clone() }
+        let (commands, messages) = (self.commands.clone(), self.messages.clone());
+        Self { shared: Arc::clone(&self.shared), commands, messages }
     }
 }
 
@@ -246,9 +287,64 @@ impl<M: Machine> Handle<M> {
         Ok(index)
     }
 
-    /// Hands in a message of another peer. Drops it where the quorum is busy: Raft sends again.
+    /// Changes who takes part. Returns, with the index of the change, once it is complete and a
+    /// majority of the voters has it on disk that it is: a peer that was removed may then be
+    /// switched off and wiped. [`Status::configuration`] says how things are. Only the leader may
+    /// be asked. The caller sets the deadline.
+    ///
+    /// # Errors
+    /// See [`MembersError`].
+    pub async fn change(&self, change: Change) -> Result<u64, MembersError> {
+        let (done, result) = oneshot::channel();
+        let (refused, mut refusal) = oneshot::channel();
+        let command = Command::Change { change, refused, done };
+        self.commands.send(command).await.map_err(|_| ProposeError::Stopped)?;
+        let index = match (result.await, refusal.try_recv()) {
+            (Ok(result), _) => result?,
+            (Err(_), Ok(refusal)) => return Err(refusal.into()),
+            (Err(_), Err(_)) => return Err(ProposeError::Stopped.into()),
+        };
+        let mut status = self.watch_status();
+        // The sender lives in `shared`, so this cannot fail.
+        let _ = status.wait_for(|s| !s.is_leader() || s.raft.settled >= Some(index)).await;
+        let is_settled = status.borrow().raft.settled >= Some(index);
+        if is_settled { Ok(index) } else { Err(ProposeError::LeadershipLost.into()) }
+    }
+
+    /// Asks this node, if it leads, to hand the leadership to a peer. [`Handle::watch_status`]
+    /// shows what came of it.
+    pub async fn transfer_leader(&self, to: u64) {
+        let _ = self.commands.send(Command::Transfer(to)).await;
+    }
+
+    /// Hands in a message of another peer, but no snapshot. Drops it where the quorum is busy: Raft
+    /// sends again.
     pub fn step(&self, message: Message) {
-        let _ = self.commands.try_send(Command::Step(Box::new(message)));
+        let entries = message.entries.iter().map(|entry| entry.data.len() + entry.context.len());
+        let size_bytes = 256 + entries.sum::<usize>() as u64;
+        let waiting = &self.shared.inbound_bytes;
+        if waiting.fetch_add(size_bytes, Ordering::Relaxed) > INBOUND_MAX_BYTES {
+            waiting.fetch_sub(size_bytes, Ordering::Relaxed);
+            return;
+        }
+        let inbound = Inbound { message: Box::new(message), size_bytes };
+        if self.messages.try_send(inbound).is_err() {
+            waiting.fetch_sub(size_bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// A message to the peer could not be delivered.
+    pub fn unreachable(&self, peer_id: u64) {
+        let _ = self.commands.try_send(Command::Unreachable(peer_id));
+    }
+
+    /// Begins to take in the snapshot of which a peer sent the header, or goes on where it broke
+    /// off.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub async fn receive_snapshot(&self, header: Message) -> Result<SnapshotSink, SnapshotError> {
+        SnapshotSink::begin(header, self.commands.clone()).await
     }
 }
 

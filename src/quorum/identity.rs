@@ -34,6 +34,8 @@ pub struct Configuration {
     pub conf_state: ConfState,
     /// Peer id to member, for every peer of `conf_state`.
     pub members: BTreeMap<u64, Member>,
+    /// The highest peer id that was ever given out.
+    pub last_peer_id: u64,
 }
 
 impl Configuration {
@@ -42,7 +44,8 @@ impl Configuration {
     pub fn of_voters(members: BTreeMap<u64, Member>) -> Self {
         let mut conf_state = ConfState::default();
         conf_state.set_voters(members.keys().copied().collect());
-        Self { conf_state, members }
+        let last_peer_id = members.last_key_value().map_or(0, |(peer_id, _)| *peer_id);
+        Self { conf_state, members, last_peer_id }
     }
 
     /// Whether `peer_id` votes in the current or the outgoing half of the configuration.
@@ -58,14 +61,27 @@ impl Configuration {
         self.conf_state.voters == [peer_id] && self.conf_state.voters_outgoing.is_empty()
     }
 
-    /// Forgets the members that no role names any more.
-    pub(super) fn retain_named(&mut self) {
-        let roles = &self.conf_state;
+    /// The configuration after a change: its roles, and who was added. Forgets the members that no
+    /// role names any more.
+    pub(super) fn adopt(
+        &mut self,
+        mut roles: ConfState,
+        added: impl Iterator<Item = (u64, Member)>,
+    ) {
+        // The library lists peers in the order of a hash map, which differs from node to node.
+        roles.mut_voters().sort_unstable();
+        roles.mut_voters_outgoing().sort_unstable();
+        roles.mut_learners().sort_unstable();
+        roles.mut_learners_next().sort_unstable();
+        self.members.extend(added);
+        let last_peer_id = self.members.last_key_value().map_or(0, |(peer_id, _)| *peer_id);
+        self.last_peer_id = self.last_peer_id.max(last_peer_id);
         self.members.retain(|peer, _| {
             [&roles.voters, &roles.voters_outgoing, &roles.learners, &roles.learners_next]
                 .iter()
                 .any(|ids| ids.contains(peer))
         });
+        self.conf_state = roles;
     }
 }
 
@@ -103,6 +119,8 @@ pub(super) mod stored {
         pub auto_leave: bool,
         #[prost(message, repeated, tag = "6")]
         pub members: Vec<Member>,
+        #[prost(uint64, tag = "7")]
+        pub last_peer_id: u64,
     }
 
     /// Context of a configuration change: who the added peers are.
@@ -156,6 +174,7 @@ impl Configuration {
             learners_next: roles.learners_next.clone(),
             auto_leave: roles.auto_leave,
             members: self.members.iter().map(|(id, m)| stored::Member::new(*id, *m)).collect(),
+            last_peer_id: self.last_peer_id,
         }
     }
 
@@ -166,7 +185,9 @@ impl Configuration {
         conf_state.set_voters_outgoing(stored.voters_outgoing);
         conf_state.set_learners_next(stored.learners_next);
         conf_state.set_auto_leave(stored.auto_leave);
-        let members = stored.members.iter().map(stored::Member::read).collect::<Option<_>>()?;
-        Some(Self { conf_state, members })
+        let members: BTreeMap<_, _> =
+            stored.members.iter().map(stored::Member::read).collect::<Option<_>>()?;
+        let highest = members.last_key_value().map_or(0, |(peer_id, _)| *peer_id);
+        Some(Self { conf_state, members, last_peer_id: stored.last_peer_id.max(highest) })
     }
 }

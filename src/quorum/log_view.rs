@@ -1,8 +1,8 @@
 //! The Raft library's view of the log: what the core knows of it without asking the store.
 //!
-//! Holds the term boundaries of the whole log and the entries of its tail. Everything that is not yet
-//! both applied and durable is in the tail, so that only a lagging peer ever needs older entries;
-//! those, and snapshots, are asked of the shell as effects and answered later.
+//! Holds the term boundaries of the whole log and the entries of its tail. Everything that is not
+//! yet both applied and durable is in the tail, so that only a lagging peer ever needs older
+//! entries; those, and snapshots, are asked of the shell as effects and answered later.
 
 use std::{
     cell::RefCell,
@@ -11,7 +11,7 @@ use std::{
 
 use raft::{
     Error, GetEntriesContext, RaftState, Result, Storage, StorageError,
-    eraftpb::{ConfState, Entry, HardState, Snapshot},
+    eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot},
     util::limit_size,
 };
 
@@ -86,7 +86,7 @@ impl LogView {
     }
 
     /// Takes entries that are on their way to the store.
-    pub(super) fn append(&mut self, entries: &[Entry]) {
+    fn append(&mut self, entries: &[Entry]) {
         let Some(first) = entries.first() else { return };
         assert!(first.index <= self.last_index + 1, "the log has no holes");
         assert!(first.index > self.truncated.0, "what was compacted is not overwritten");
@@ -109,8 +109,26 @@ impl LogView {
         }
     }
 
+    /// Takes what a step brings: a snapshot, if there is one, and then entries.
+    pub(super) fn append_after(&mut self, snapshot: &Snapshot, entries: &[Entry]) {
+        if !snapshot.is_empty() {
+            let metadata = snapshot.get_metadata();
+            self.install(metadata.index, metadata.term);
+        }
+        self.append(entries);
+    }
+
+    /// Whether there is a change of the configuration in `low..=high`, as far as that is in memory.
+    pub(super) fn has_change(&self, low: u64, high: u64) -> bool {
+        let first = self.tail_first();
+        let (low, high) = (low.max(first), high.min(self.last_index));
+        let is_change = |e: &Entry| e.get_entry_type() != EntryType::EntryNormal;
+        low <= high
+            && self.tail.range((low - first) as usize..=(high - first) as usize).any(is_change)
+    }
+
     /// A snapshot replaces the log.
-    pub(super) fn install(&mut self, index: u64, term: u64) {
+    fn install(&mut self, index: u64, term: u64) {
         self.truncated = (index, term);
         self.last_index = index;
         self.terms.clear();

@@ -12,15 +12,15 @@
 //! - [`core`]: the Raft state machine. Takes ticks, messages, proposals and completions; returns
 //!   effects. No I/O, no clock, no randomness of its own.
 //! - [`store`]: what must survive a restart. [`RocksStore`] on disk, [`MemStore`] in simulation.
-//! - [`driver`]: the tokio tasks around the core: one that turns the loop, one that persists, one that
-//!   applies. A flush never delays a tick.
+//! - [`driver`]: the tokio tasks around the core: one that turns the loop, one that persists, one
+//!   that applies. A flush never delays a tick.
 //! - [`handle`]: what the rest of the process sees.
 //!
 //! # Invariants
 //! - A message that promises something to another node leaves after the write that makes the
 //!   promise durable (`Core::take_effects`).
-//! - Entries, hard state and truncation of one step reach the disk in one synced batch; the image and
-//!   its applied index in one batch that needs no sync, as it can be replayed.
+//! - Entries, hard state and truncation of one step reach the disk in one synced batch; the image
+//!   and its applied index in one batch that needs no sync, as it can be replayed.
 //! - The image never holds an entry that is not durable in this node's log.
 //! - A failed sync is never retried: the fatal hook ends the process.
 //!
@@ -42,11 +42,14 @@ mod machine;
 pub mod store;
 
 pub use self::{
-    core::{Core, CoreConfig, CoreError, Effects},
+    core::{Change, ChangeError, Core, CoreConfig, CoreError, Effects},
     driver::{
-        Bootstrap, Environment, Fatal, FatalHook, NoPeers, Peers, Quorum, QuorumConfig, StartError,
+        Bootstrap, Environment, Fatal, FatalHook, NoPeers, Origin, Peers, Position, Quorum,
+        QuorumConfig, SnapshotError, SnapshotSink, SnapshotSource, StartError,
     },
-    handle::{Handle, ProposeError, ReadError, Speculation, Status, Subscription, Update},
+    handle::{
+        Handle, MembersError, ProposeError, ReadError, Speculation, Status, Subscription, Update,
+    },
     identity::{Configuration, Identity, Member},
     machine::{ApplyError, ImageWrite, Machine},
     store::{MemStore, RocksStore, Store, StoreError},

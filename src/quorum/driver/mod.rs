@@ -1,30 +1,44 @@
 //! The tokio tasks around the core.
 //!
 //! - The loop turns the core: ticks, commands, messages, completions. It never waits for a disk.
-//! - The persister writes and syncs what the core asks for, as many steps at once as have queued up.
+//! - The persister writes and syncs what the core asks for, as many steps at once as have queued
+//!   up.
 //! - The applier folds committed entries into the image, publishes it and answers proposals.
 //! - The image writer stores what was applied, unsynced, as many entries at once as have queued up.
+//!
+//! Messages of peers have a queue of their own, so that proposals never hold up a heartbeat; what
+//! does not fit is dropped, as Raft sends again. Snapshots go past the loop ([`snapshot`]).
 //!
 //! A store that fails ends them all, after the fatal hook was called once.
 
 mod apply;
+pub(crate) mod snapshot;
 mod tasks;
+mod transfer;
 mod turn;
 
 #[cfg(test)]
+mod cluster_tests;
+#[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use tokio::{
-    sync::{broadcast, mpsc, watch},
+    sync::{broadcast, mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
+pub use self::snapshot::{Position, SnapshotError, SnapshotSink, SnapshotSource};
 use super::{
     core::{Core, CoreConfig, CoreError},
-    handle::{Command, Handle, Published, Shared, Status},
+    handle::{Command, Handle, Inbound, Published, Shared, Status},
     identity::{Configuration, Identity, Member},
     machine::{ApplyError, Machine},
     raftpb::Message,
@@ -34,6 +48,10 @@ use crate::base::{Blocking, BlockingStopped, ClusterId};
 
 /// Commands that wait for the loop; proposers wait beyond that.
 const COMMANDS_MAX: usize = 1024;
+/// Messages of peers that wait for the loop; more are dropped.
+const MESSAGES_MAX: usize = 4096;
+/// A leader that stops waits this long for another to take over.
+const HAND_OVER_MAX: Duration = Duration::from_secs(1);
 /// Deltas kept for a slow subscriber before it gets the whole image.
 const UPDATES_MAX: usize = 1024;
 
@@ -74,6 +92,26 @@ impl Bootstrap {
     #[must_use]
     pub fn single(member: Member, cluster_id: ClusterId) -> Self {
         Self { cluster_id, voters: BTreeMap::from([(1, member)]) }
+    }
+}
+
+/// How an unused store becomes a member's.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Origin {
+    /// The cluster begins here and now.
+    Bootstrap(Bootstrap),
+    /// The cluster is there, and has made this node a learner ([`super::Change::Join`]).
+    Join {
+        /// The cluster.
+        cluster_id: ClusterId,
+        /// The peer id that it gave this node.
+        peer_id: u64,
+    },
+}
+
+impl From<Bootstrap> for Origin {
+    fn from(bootstrap: Bootstrap) -> Self {
+        Self::Bootstrap(bootstrap)
     }
 }
 
@@ -141,10 +179,17 @@ pub enum Fatal {
 /// Called once when the quorum cannot go on. In production it ends the process.
 pub type FatalHook = Arc<dyn Fn(Fatal) + Send + Sync>;
 
-/// Takes messages to other peers. Must not block; may drop, delay, double and reorder.
+/// The way to other peers. What comes from them goes to [`Handle::step`] and
+/// [`Handle::receive_snapshot`].
 pub trait Peers: Send + Sync + 'static {
-    /// Sends `messages`, each to the peer it names.
+    /// Sends `messages`, each to the peer it names. Must not block; may drop, delay, double and
+    /// reorder; must bound what it holds. There is never a snapshot among them. Should tell
+    /// [`Handle::unreachable`] of peers that it cannot reach, so that the leader does not send them
+    /// entry after entry.
     fn send(&self, messages: Vec<Message>);
+
+    /// Carries a snapshot to the peer it names, as [`snapshot`] describes. Must not block.
+    fn send_snapshot(&self, snapshot: SnapshotSource);
 }
 
 /// There are no other peers.
@@ -153,6 +198,8 @@ pub struct NoPeers;
 
 impl Peers for NoPeers {
     fn send(&self, _: Vec<Message>) {}
+
+    fn send_snapshot(&self, _: SnapshotSource) {}
 }
 
 /// What the quorum stands on.
@@ -183,23 +230,23 @@ pub struct Quorum<M: Machine = crate::metadata::MetadataImage> {
 }
 
 impl<M: Machine> Quorum<M> {
-    /// Starts from what the store holds; an unused store is first made a member's by `bootstrap`.
-    /// Returns when the stored image is published.
+    /// Starts from what the store holds; an unused store is first made a member's, as `origin`
+    /// says. Returns when the stored image is published.
     ///
     /// # Errors
     /// See [`StartError`].
     pub async fn start(
         config: QuorumConfig,
-        bootstrap: Option<Bootstrap>,
+        origin: Option<Origin>,
         environment: Environment,
     ) -> Result<Self, StartError> {
         let store = Arc::clone(&environment.store);
         let expected = config.clone();
         let (identity, loaded, image) =
-            environment.blocking.run(move || open::<M>(&*store, &expected, bootstrap)).await??;
+            environment.blocking.run(move || open::<M>(&*store, &expected, origin)).await??;
         let core = Core::new(CoreConfig::new(identity.peer_id, config.seed), &loaded)?;
-        let (handle, commands) = handle(&core, identity, &loaded, image);
-        let tasks = turn::spawn(core, config, &environment, &handle, commands, loaded.applied);
+        let (handle, inbox) = handle(&core, identity, &loaded, image);
+        let tasks = turn::spawn(core, config, &environment, &handle, inbox, loaded.applied);
         Ok(Self { handle, tasks, environment })
     }
 
@@ -209,11 +256,17 @@ impl<M: Machine> Quorum<M> {
         self.handle.clone()
     }
 
-    /// Stops the tasks and syncs the store.
+    /// Stops the tasks and syncs the store. A leader hands over first, if there is somebody, and
+    /// waits up to a second for that.
     ///
     /// # Errors
     /// Where the last sync fails.
     pub async fn stop(self) -> Result<(), StartError> {
+        let (done, is_over) = oneshot::channel();
+        let _ = self.handle.commands.send(Command::HandOver(done)).await;
+        if tokio::time::timeout(HAND_OVER_MAX, is_over).await.is_err() {
+            tracing::warn!("no other node took the metadata quorum over in time");
+        }
         let _ = self.handle.commands.send(Command::Stop).await;
         for task in self.tasks {
             let _ = task.await;
@@ -227,17 +280,13 @@ impl<M: Machine> Quorum<M> {
 fn open<M: Machine>(
     store: &dyn Store,
     config: &QuorumConfig,
-    bootstrap: Option<Bootstrap>,
+    origin: Option<Origin>,
 ) -> Result<(Identity, Loaded, M), StartError> {
     let mut loaded = store.load()?;
     if loaded.identity.is_none() {
-        let bootstrap = bootstrap.ok_or(StartError::NotBootstrapped)?;
-        let mut voters = bootstrap.voters.iter();
-        let peer = voters.find(|(_, member)| **member == config.member);
-        let (peer_id, member) = peer.ok_or(StartError::NotAVoter(config.member))?;
-        let identity =
-            Identity { cluster_id: bootstrap.cluster_id, member: *member, peer_id: *peer_id };
-        store.initialize(identity, Some(Configuration::of_voters(bootstrap.voters)))?;
+        let origin = origin.ok_or(StartError::NotBootstrapped)?;
+        let (identity, first) = begin(config.member, origin)?;
+        store.initialize(identity, first)?;
         loaded = store.load()?;
     }
     let identity = loaded.identity.ok_or(StartError::NotBootstrapped)?;
@@ -250,12 +299,26 @@ fn open<M: Machine>(
     Ok((identity, loaded, image))
 }
 
+fn begin(member: Member, origin: Origin) -> Result<(Identity, Option<Configuration>), StartError> {
+    match origin {
+        Origin::Join { cluster_id, peer_id } => {
+            Ok((Identity { cluster_id, member, peer_id }, None))
+        }
+        Origin::Bootstrap(Bootstrap { cluster_id, voters }) => {
+            let peer = voters.iter().find(|(_, voter)| **voter == member);
+            let peer_id = *peer.ok_or(StartError::NotAVoter(member))?.0;
+            let identity = Identity { cluster_id, member, peer_id };
+            Ok((identity, Some(Configuration::of_voters(voters))))
+        }
+    }
+}
+
 fn handle<M: Machine>(
     core: &Core,
     identity: Identity,
     loaded: &Loaded,
     image: M,
-) -> (Handle<M>, mpsc::Receiver<Command>) {
+) -> (Handle<M>, Inbox) {
     let status = Status {
         raft: core.status(),
         configuration: core.configuration().clone(),
@@ -269,9 +332,18 @@ fn handle<M: Machine>(
         updates: broadcast::channel(UPDATES_MAX).0,
         applied: watch::channel(index).0,
         status: watch::channel(Arc::new(status)).0,
+        inbound_bytes: AtomicU64::new(0),
     });
-    let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
-    (Handle { shared, commands }, receiver)
+    let (commands, commands_inbox) = mpsc::channel(COMMANDS_MAX);
+    let (messages, messages_inbox) = mpsc::channel(MESSAGES_MAX);
+    let inbox = Inbox { commands: commands_inbox, messages: messages_inbox };
+    (Handle { shared, commands, messages }, inbox)
+}
+
+/// What comes to the loop from outside.
+struct Inbox {
+    commands: mpsc::Receiver<Command>,
+    messages: mpsc::Receiver<Inbound>,
 }
 
 fn tick_of(config: &QuorumConfig) -> Duration {

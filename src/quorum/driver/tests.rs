@@ -18,7 +18,13 @@ use crate::{
 
 /// A payload is one key, its value is the index of the entry.
 #[derive(Debug, Clone, PartialEq, Default)]
-struct Keys(imbl::OrdMap<Bytes, u64>);
+pub(super) struct Keys(imbl::OrdMap<Bytes, u64>);
+
+impl Keys {
+    pub(super) fn has(&self, key: &[u8]) -> bool {
+        self.0.contains_key(key)
+    }
+}
 
 impl Machine for Keys {
     type Delta = Bytes;
@@ -46,11 +52,11 @@ impl Machine for Keys {
     }
 }
 
-fn member(node: u32) -> Member {
+pub(super) fn member(node: u32) -> Member {
     Member { node_id: NodeId(node), directory_id: DirectoryId(Uuid::from_u128(node.into())) }
 }
 
-fn cluster() -> ClusterId {
+pub(super) fn cluster() -> ClusterId {
     ClusterId(Uuid::from_u128(42))
 }
 
@@ -65,7 +71,7 @@ fn environment(store: Arc<dyn Store>) -> (Environment, Failures) {
 }
 
 async fn start(store: Arc<dyn Store>) -> Quorum<Keys> {
-    let bootstrap = Some(Bootstrap::single(member(1), cluster()));
+    let bootstrap = Some(Bootstrap::single(member(1), cluster()).into());
     let config = QuorumConfig::new(member(1), 7);
     Quorum::start(config, bootstrap, environment(store).0).await.unwrap()
 }
@@ -134,7 +140,7 @@ async fn the_store_of_another_node_or_cluster_is_refused() {
     let config = QuorumConfig::new(member(1), 7);
     assert!(matches!(refused(config.clone(), None).await, StartError::NotBootstrapped));
     let of_others = Bootstrap::single(member(2), cluster());
-    let error = refused(config.clone(), Some(of_others)).await;
+    let error = refused(config.clone(), Some(of_others.into())).await;
     assert!(matches!(error, StartError::NotAVoter(_)));
 
     start(Arc::clone(&store)).await.stop().await.unwrap();
@@ -151,7 +157,7 @@ async fn the_store_of_another_node_or_cluster_is_refused() {
 async fn a_failed_sync_is_fatal_and_acknowledges_nothing() {
     let store = Arc::new(MemStore::new());
     let (environment, failures) = environment(Arc::clone(&store) as Arc<dyn Store>);
-    let bootstrap = Some(Bootstrap::single(member(1), cluster()));
+    let bootstrap = Some(Bootstrap::single(member(1), cluster()).into());
     let config = QuorumConfig::new(member(1), 7);
     let quorum = Quorum::<Keys>::start(config, bootstrap, environment).await.unwrap();
     let handle = quorum.handle();
@@ -167,7 +173,7 @@ async fn a_failed_sync_is_fatal_and_acknowledges_nothing() {
 #[tokio::test]
 async fn an_entry_that_cannot_be_applied_is_fatal() {
     let (environment, failures) = environment(Arc::new(MemStore::new()));
-    let bootstrap = Some(Bootstrap::single(member(1), cluster()));
+    let bootstrap = Some(Bootstrap::single(member(1), cluster()).into());
     let config = QuorumConfig::new(member(1), 7);
     let quorum = Quorum::<Keys>::start(config, bootstrap, environment).await.unwrap();
     let result = quorum.handle().propose(b"poison".to_vec(), None).await;

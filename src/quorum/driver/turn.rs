@@ -1,24 +1,32 @@
 //! The loop: turns the core and never waits for a disk.
 
-use std::{collections::BTreeMap, collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, atomic::Ordering},
+};
 
+use bytes::Bytes;
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::JoinHandle,
     time::{Interval, MissedTickBehavior, interval},
 };
 
 use super::{
-    Environment, QuorumConfig,
+    Environment, Inbox, QuorumConfig,
     apply::{Applier, ToApply},
+    snapshot::{Position, SnapshotError},
     tasks, tick_of,
+    transfer::Transfers,
 };
 use crate::quorum::{
-    core::{Core, CoreError, Fetch},
-    handle::{Command, Handle, ProposeDone, ProposeError, ReadDone, Shared, Speculation, Status},
+    core::{Change, ChangeError, Core, CoreError, Fetch},
+    handle::{
+        Command, Handle, Inbound, ProposeDone, ProposeError, ReadDone, Shared, Speculation, Status,
+    },
     machine::Machine,
-    raftpb::Entry,
-    store::{Point, Write},
+    raftpb::{Entry, Message, MessageType},
+    store::{ImageReader, Point, Write},
 };
 
 /// Commands and events taken in before their effects are.
@@ -39,17 +47,32 @@ pub(super) enum Event {
     Fetched(Fetch, Vec<Entry>),
     Prepared {
         to: u64,
-        point: Point,
+        reader: Option<Box<dyn ImageReader>>,
+    },
+    SnapshotSent {
+        to: u64,
+        arrived: bool,
+    },
+    /// A chunk of a snapshot is in the store.
+    Staged {
+        last: Option<Bytes>,
+        reply: oneshot::Sender<Result<Position, SnapshotError>>,
+    },
+    /// Nothing is staged any more, for a snapshot without any pairs.
+    Emptied {
+        header: Message,
+        reply: oneshot::Sender<Result<(), SnapshotError>>,
     },
     Compacted,
 }
 
-struct Turn<M: Machine> {
-    core: Core,
+pub(super) struct Turn<M: Machine> {
+    pub(super) core: Core,
     config: QuorumConfig,
-    environment: Environment,
-    shared: Arc<Shared<M>>,
-    events: mpsc::UnboundedSender<Event>,
+    pub(super) environment: Environment,
+    pub(super) shared: Arc<Shared<M>>,
+    pub(super) transfers: Transfers,
+    pub(super) events: mpsc::UnboundedSender<Event>,
     persister: mpsc::UnboundedSender<Write>,
     applier: mpsc::UnboundedSender<ToApply>,
     leads_term: Option<u64>,
@@ -61,6 +84,7 @@ struct Turn<M: Machine> {
     ticks_since_reads: u32,
     applied_entries: u64,
     compacting: bool,
+    handing_over: Vec<oneshot::Sender<()>>,
 }
 
 /// Starts the tasks; the loop's is the first.
@@ -69,7 +93,7 @@ pub(super) fn spawn<M: Machine>(
     config: QuorumConfig,
     environment: &Environment,
     handle: &Handle<M>,
-    commands: mpsc::Receiver<Command>,
+    inbox: Inbox,
     applied: Point,
 ) -> Vec<JoinHandle<()>> {
     let (events, events_inbox) = mpsc::unbounded_channel();
@@ -102,9 +126,11 @@ pub(super) fn spawn<M: Machine>(
         ticks_since_reads: 0,
         applied_entries: 0,
         compacting: false,
+        handing_over: Vec::new(),
+        transfers: Transfers::default(),
     };
     vec![
-        tokio::spawn(turn.run(commands, events_inbox, ticks)),
+        tokio::spawn(turn.run(inbox, events_inbox, ticks)),
         tokio::spawn(tasks::persist(environment.clone(), persister_inbox, events.clone())),
         tokio::spawn(applying.run()),
         tokio::spawn(tasks::write_image(environment.clone(), writer_inbox, events)),
@@ -114,7 +140,7 @@ pub(super) fn spawn<M: Machine>(
 impl<M: Machine> Turn<M> {
     async fn run(
         mut self,
-        mut commands: mpsc::Receiver<Command>,
+        mut inbox: Inbox,
         mut events: mpsc::UnboundedReceiver<Event>,
         mut ticks: Interval,
     ) {
@@ -129,14 +155,18 @@ impl<M: Machine> Turn<M> {
                     let Some(event) = event else { return };
                     self.event(event);
                 }
-                command = commands.recv() => {
+                message = inbox.messages.recv() => {
+                    let Some(message) = message else { return };
+                    self.step(message);
+                }
+                command = inbox.commands.recv() => {
                     let Some(command) = command else { return };
                     if self.command(command).is_break() {
                         return;
                     }
                 }
             }
-            if self.take_more(&mut commands, &mut events).is_break() {
+            if self.take_more(&mut inbox, &mut events).is_break() {
                 return;
             }
         }
@@ -145,13 +175,15 @@ impl<M: Machine> Turn<M> {
     /// Takes what has arrived meanwhile, so that one sync serves it all.
     fn take_more(
         &mut self,
-        commands: &mut mpsc::Receiver<Command>,
+        inbox: &mut Inbox,
         events: &mut mpsc::UnboundedReceiver<Event>,
     ) -> std::ops::ControlFlow<()> {
         for _ in 0..INPUTS_PER_TURN {
             if let Ok(event) = events.try_recv() {
                 self.event(event);
-            } else if let Ok(command) = commands.try_recv() {
+            } else if let Ok(message) = inbox.messages.try_recv() {
+                self.step(message);
+            } else if let Ok(command) = inbox.commands.try_recv() {
                 self.command(command)?;
             } else {
                 break;
@@ -181,7 +213,10 @@ impl<M: Machine> Turn<M> {
             }
             Event::Stored(index) => self.compact(index),
             Event::Fetched(fetch, entries) => self.core.fetched(fetch, entries),
-            Event::Prepared { to, point } => self.core.snapshot_prepared(to, Some(&point)),
+            Event::Prepared { to, reader } => self.prepared(to, reader),
+            Event::SnapshotSent { to, arrived } => self.snapshot_sent(to, arrived),
+            Event::Staged { last, reply } => self.staged(last, reply),
+            Event::Emptied { header, reply } => self.hand_in(header, reply),
             Event::Compacted => self.compacting = false,
         }
     }
@@ -194,14 +229,46 @@ impl<M: Machine> Turn<M> {
                     self.new_reads.push(done);
                 }
             }
-            Command::Step(message) => {
-                if let Err(error) = self.core.step(*message) {
-                    tracing::warn!(%error, "message from a peer refused");
-                }
-            }
+            Command::Change { change, refused, done } => self.change(change, refused, done),
+            Command::Receive(request) => self.receive(*request),
+            Command::Unreachable(peer_id) => self.core.unreachable(peer_id),
+            Command::Transfer(to) => self.core.transfer_leader(to),
+            Command::HandOver(done) => self.hand_over(done),
             Command::Stop => return std::ops::ControlFlow::Break(()),
         }
         std::ops::ControlFlow::Continue(())
+    }
+
+    fn step(&mut self, Inbound { message, size_bytes }: Inbound) {
+        self.shared.inbound_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
+        let from = message.from;
+        if message.get_msg_type() == MessageType::MsgSnapshot {
+            tracing::warn!(from, "a snapshot came without its image and was refused");
+            return;
+        }
+        match self.core.step(*message) {
+            Ok(()) => {}
+            // Until the others know of this node's new disk they go on writing to the old one.
+            Err(error @ CoreError::Misdirected { .. }) => tracing::debug!(from, %error),
+            Err(error) => tracing::warn!(from, %error, "message from a peer refused"),
+        }
+    }
+
+    fn change(&mut self, change: Change, refused: oneshot::Sender<ChangeError>, done: ProposeDone) {
+        match self.core.change(change) {
+            Ok(place) => drop(self.applier.send(ToApply::Waiter(place, done))),
+            Err(error) => drop(refused.send(error)),
+        }
+    }
+
+    fn hand_over(&mut self, done: oneshot::Sender<()>) {
+        match self.core.best_successor().filter(|_| self.core.is_leader()) {
+            None => drop(done.send(())),
+            Some(successor) => {
+                self.handing_over.push(done);
+                self.core.transfer_leader(successor);
+            }
+        }
     }
 
     fn propose(&mut self, data: Vec<u8>, speculation: Option<Speculation>, done: ProposeDone) {
@@ -253,9 +320,7 @@ impl<M: Machine> Turn<M> {
             for write in effects.writes {
                 let _ = self.persister.send(write);
             }
-            if !effects.messages.is_empty() {
-                self.environment.peers.send(effects.messages);
-            }
+            self.send(effects.messages);
             if !effects.applies.is_empty() {
                 let _ = self.applier.send(ToApply::Apply(effects.applies));
             }
@@ -272,15 +337,22 @@ impl<M: Machine> Turn<M> {
                 });
             }
             for wanted in effects.snapshots {
-                tasks::job(&self.environment, &self.events, move |store| {
-                    let mut at = PointOnly::default();
-                    store.read_image(&mut at)?;
-                    Ok(Event::Prepared { to: wanted.to, point: at.0 })
-                });
+                self.prepare(wanted);
             }
         }
         self.note_role();
         self.publish_status();
+    }
+
+    fn send(&mut self, messages: Vec<Message>) {
+        let is_snapshot = |m: &Message| m.get_msg_type() == MessageType::MsgSnapshot;
+        let (snapshots, messages): (Vec<_>, Vec<_>) = messages.into_iter().partition(is_snapshot);
+        if !messages.is_empty() {
+            self.environment.peers.send(messages);
+        }
+        for header in snapshots {
+            self.send_snapshot(header);
+        }
     }
 
     fn ask_reads(&mut self) {
@@ -297,6 +369,8 @@ impl<M: Machine> Turn<M> {
         if self.leads_term != now {
             if self.leads_term.is_some() {
                 let _ = self.applier.send(ToApply::LeadershipLost);
+                self.forget_prepared();
+                self.handing_over.clear();
             }
             self.leads_term = now;
         }
@@ -322,18 +396,5 @@ impl<M: Machine> Turn<M> {
             });
             true
         });
-    }
-}
-
-#[derive(Default)]
-struct PointOnly(Point);
-
-impl crate::quorum::store::ImageSink for PointOnly {
-    fn begin(&mut self, point: Point) {
-        self.0 = point;
-    }
-
-    fn pair(&mut self, _: &[u8], _: &[u8]) -> bool {
-        false
     }
 }

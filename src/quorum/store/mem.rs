@@ -1,13 +1,15 @@
 //! The simulated store: every unsynced write can be lost, as a power cut loses it.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, ops::Bound};
 
 use bytes::Bytes;
 use imbl::OrdMap;
 use parking_lot::Mutex;
 use raft::eraftpb::{Entry, HardState};
 
-use super::{Applied, ImageSink, Loaded, Point, Store, StoreError, Write, note_term};
+use super::{
+    Applied, ImageReader, ImageSink, Loaded, Pairs, Point, Store, StoreError, Write, note_term,
+};
 use crate::quorum::identity::{Configuration, Identity};
 
 #[derive(Debug, Clone, Default)]
@@ -87,6 +89,12 @@ impl MemStore {
     /// Makes the next [`Store::persist`] fail.
     pub fn fail_next_persist(&self) {
         self.0.lock().fail_next_persist = true;
+    }
+
+    /// What the stored image stands for.
+    #[must_use]
+    pub fn applied(&self) -> Point {
+        self.0.lock().current().applied.clone()
     }
 
     /// The stored image.
@@ -260,6 +268,11 @@ impl Store for MemStore {
         Ok(())
     }
 
+    fn open_image(&self) -> Result<Box<dyn ImageReader>, StoreError> {
+        let state = self.0.lock().current().clone();
+        Ok(Box::new(MemImage { point: state.applied, image: state.image }))
+    }
+
     fn stage(&self, first: bool, pairs: &[(Bytes, Bytes)]) -> Result<(), StoreError> {
         self.0.lock().change(|state| {
             if first {
@@ -274,5 +287,30 @@ impl Store for MemStore {
         let position = self.0.lock().position();
         self.synced(position);
         Ok(())
+    }
+}
+
+struct MemImage {
+    point: Point,
+    image: OrdMap<Bytes, Bytes>,
+}
+
+impl ImageReader for MemImage {
+    fn point(&self) -> &Point {
+        &self.point
+    }
+
+    fn read(&mut self, after: Option<&[u8]>, max_bytes: usize) -> Result<Pairs, StoreError> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut pairs = Pairs::new();
+        let mut size_bytes = 0;
+        for (key, value) in self.image.range::<_, [u8]>((from, Bound::Unbounded)) {
+            size_bytes += key.len() + value.len();
+            if !pairs.is_empty() && size_bytes > max_bytes {
+                break;
+            }
+            pairs.push((key.clone(), value.clone()));
+        }
+        Ok(pairs)
     }
 }

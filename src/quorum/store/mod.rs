@@ -9,11 +9,12 @@
 //! - Each [`Write`], each [`Applied`], each compaction takes effect whole or not at all.
 //! - [`Store::persist`] returns when its writes are synced. [`Store::apply`] and [`Store::compact`]
 //!   need no sync: the log still holds what the image lost.
-//! - A snapshot that is installed replaces log and image; image writes for an earlier index that come
-//!   later are dropped, since what they change is gone.
+//! - A snapshot that is installed replaces log and image; image writes for an earlier index that
+//!   come later are dropped, since what they change is gone.
 
 mod mem;
 mod rocks;
+mod rocks_image;
 
 #[cfg(test)]
 mod conformance;
@@ -51,6 +52,12 @@ pub enum StoreError {
     /// The store belongs to another member or cluster already.
     #[error("the metadata store is in use by {0:?} already")]
     InUse(Box<Identity>),
+    /// The system starts no more threads.
+    #[error("no thread for reading the metadata store")]
+    NoThread(#[source] std::io::Error),
+    /// A reader of the image ended early.
+    #[error("the reader of the metadata store has ended")]
+    ReaderStopped,
     /// A test asked for this failure.
     #[error("injected failure")]
     Injected,
@@ -114,6 +121,23 @@ pub trait ImageSink {
     fn pair(&mut self, key: &[u8], value: &[u8]) -> bool;
 }
 
+/// The stored image as of one moment, while writes go on: what a snapshot for a peer is read from,
+/// piece by piece. Holding one keeps what it shows from being cleaned up, so there should be few.
+pub trait ImageReader: Send {
+    /// What the image stands for.
+    fn point(&self) -> &Point;
+
+    /// The pairs after the key `after`, or the first ones, in the order of the keys: about
+    /// `max_bytes`, at least one, none at the end. Blocking.
+    ///
+    /// # Errors
+    /// Where the store fails.
+    fn read(&mut self, after: Option<&[u8]>, max_bytes: usize) -> Result<Pairs, StoreError>;
+}
+
+/// Pairs of an image.
+pub type Pairs = Vec<(Bytes, Bytes)>;
+
 /// The quorum's durable state. Blocking: called on the pool, except by tests and simulations.
 pub trait Store: Send + Sync + 'static {
     /// Reads everything but the image.
@@ -122,9 +146,9 @@ pub trait Store: Send + Sync + 'static {
     /// Where the store fails, or what it holds does not fit together.
     fn load(&self) -> Result<Loaded, StoreError>;
 
-    /// Makes an unused store a member's, with the cluster's first configuration (its log then begins
-    /// at index 1, term 1, so that a later peer gets the configuration with a snapshot), or with none
-    /// for a peer that joins an existing cluster. Synced.
+    /// Makes an unused store a member's, with the cluster's first configuration (its log then
+    /// begins at index 1, term 1, so that a later peer gets the configuration with a snapshot), or
+    /// with none for a peer that joins an existing cluster. Synced.
     ///
     /// # Errors
     /// [`StoreError::InUse`] where the store has an identity.
@@ -164,8 +188,14 @@ pub trait Store: Send + Sync + 'static {
     /// Where the store fails.
     fn read_image(&self, sink: &mut dyn ImageSink) -> Result<(), StoreError>;
 
-    /// Adds to the image that is to be installed; `first` forgets what was staged before. Not synced.
-    /// Must not be called while a snapshot is being installed.
+    /// Opens the image as of now, to be read piece by piece.
+    ///
+    /// # Errors
+    /// Where the store fails.
+    fn open_image(&self) -> Result<Box<dyn ImageReader>, StoreError>;
+
+    /// Adds to the image that is to be installed; `first` forgets what was staged before. Not
+    /// synced. Must not be called while a snapshot is being installed.
     ///
     /// # Errors
     /// After any the store must not be used again.

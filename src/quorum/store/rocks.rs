@@ -1,11 +1,11 @@
 //! The store on disk: one RocksDB with a column family each for state, log and image.
 //!
 //! One write-ahead log serves all three, so that a batch is atomic across them and writes survive a
-//! crash in their order. Keys of the log are indices, big endian. Keys of the image carry a generation
-//! in front: a snapshot is staged under the next generation while the current one stays readable, and
-//! one synced batch switches over.
+//! crash in their order. Keys of the log are indices, big endian. Keys of the image carry a
+//! generation in front: a snapshot is staged under the next generation while the current one stays
+//! readable, and one synced batch switches over.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -14,15 +14,18 @@ use protobuf::Message as _;
 use raft::eraftpb::{Entry, HardState};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Direction,
-    IteratorMode, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
+    IteratorMode, LogLevel, Options, ReadOptions, Snapshot, WriteBatch, WriteOptions,
 };
 
-use super::{Applied, ImageSink, Loaded, Point, Store, StoreError, Write, note_term};
+use super::{
+    Applied, ImageReader, ImageSink, Loaded, Point, Store, StoreError, Write, note_term,
+    rocks_image::RocksImage,
+};
 use crate::quorum::identity::{Configuration, Identity, stored};
 
-const STATE: &str = "state";
+pub(super) const STATE: &str = "state";
 const LOG: &str = "log";
-const IMAGE: &str = "image";
+pub(super) const IMAGE: &str = "image";
 
 const IDENTITY: &[u8] = b"identity";
 const HARD_STATE: &[u8] = b"hard-state";
@@ -58,7 +61,7 @@ struct Cursor {
 /// The store on disk.
 #[derive(Debug)]
 pub struct RocksStore {
-    db: DB,
+    db: Arc<DB>,
     cursor: Mutex<Cursor>,
 }
 
@@ -74,7 +77,7 @@ impl RocksStore {
             .map(|name| ColumnFamilyDescriptor::new(name, family.clone()));
         let db = DB::open_cf_descriptors(&options, path, families)?;
         let cursor = Cursor { generation: 1, applied_index: 0, truncated: (0, 0), last_index: 0 };
-        let store = Self { db, cursor: Mutex::new(cursor) };
+        let store = Self { db: Arc::new(db), cursor: Mutex::new(cursor) };
         store.restore_cursor()?;
         Ok(store)
     }
@@ -305,18 +308,11 @@ impl Store for RocksStore {
 
     fn read_image(&self, sink: &mut dyn ImageSink) -> Result<(), StoreError> {
         let snapshot = self.db.snapshot();
-        let point = match snapshot.get_pinned_cf(self.family(STATE), APPLIED)? {
-            None => StoredPoint::default(),
-            Some(bytes) => StoredPoint::decode(&bytes[..])
-                .map_err(|_| StoreError::Corrupt { what: "applied index" })?,
-        };
-        let generation = point.generation.max(1);
-        sink.begin(read_point(point)?);
-        let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound((generation + 1).to_be_bytes());
-        options.fill_cache(false);
+        let (point, generation) = image_point(&snapshot, self.family(STATE))?;
+        sink.begin(point);
         let from = generation.to_be_bytes();
         let mode = IteratorMode::From(&from, Direction::Forward);
+        let options = image_range(generation);
         for item in snapshot.iterator_cf_opt(self.family(IMAGE), options, mode) {
             let (key, value) = item?;
             if !sink.pair(&key[from.len()..], &value) {
@@ -324,6 +320,10 @@ impl Store for RocksStore {
             }
         }
         Ok(())
+    }
+
+    fn open_image(&self) -> Result<Box<dyn ImageReader>, StoreError> {
+        Ok(Box::new(RocksImage::open(Arc::clone(&self.db))?))
     }
 
     fn stage(&self, first: bool, pairs: &[(Bytes, Bytes)]) -> Result<(), StoreError> {
@@ -347,6 +347,28 @@ impl Store for RocksStore {
     fn sync(&self) -> Result<(), StoreError> {
         Ok(self.db.flush_wal(true)?)
     }
+}
+
+/// What the image stands for in a snapshot, and its generation.
+pub(super) fn image_point(
+    snapshot: &Snapshot<'_>,
+    state: &ColumnFamily,
+) -> Result<(Point, u32), StoreError> {
+    let point = match snapshot.get_pinned_cf(state, APPLIED)? {
+        None => StoredPoint::default(),
+        Some(bytes) => StoredPoint::decode(&bytes[..])
+            .map_err(|_| StoreError::Corrupt { what: "applied index" })?,
+    };
+    let generation = point.generation.max(1);
+    Ok((read_point(point)?, generation))
+}
+
+/// Reads of one generation of the image, which pass once.
+pub(super) fn image_range(generation: u32) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_upper_bound((generation + 1).to_be_bytes());
+    options.fill_cache(false);
+    options
 }
 
 fn options() -> (Options, Options) {
