@@ -1,16 +1,22 @@
 //! A deterministic simulation of the metadata quorum.
 //!
-//! One seed gives one run: the production core, over a heap of events in virtual time, with stores
-//! that lose unsynced writes at a crash and a network that loses, delays, doubles, reorders and cuts
-//! one way. After every event [`check::Checker`] holds the run against the promises of Raft; at the
-//! end everything heals, and the cluster must agree and make progress.
+//! One seed gives one run: the production core and the production fold of the metadata, over a heap
+//! of events in virtual time. Stores lose unsynced writes at a crash; the network loses, delays,
+//! doubles, reorders and cuts one way; nodes crash at any time, and at chosen points before and
+//! after each persist, send, apply and install; administrators add, promote, demote, replace and
+//! remove peers, and disks are lost. After every event [`check`] holds the run against the
+//! promises; at the end everything heals, and the cluster must get a leader, the members that are
+//! wanted, and work done; and one order must explain what all clients saw ([`linear`]).
+//!
+//! [`story`] runs what a text file says instead, and compares what happens with what the file says.
 //!
 //! Nothing here reads a clock or draws a random number that does not come from the seed.
 
 pub mod check;
-mod kv;
-mod network;
-mod node;
+mod linear;
+mod machine;
 pub mod sim;
+pub mod story;
+pub mod sweep;
 
-pub use sim::{Options, Outcome, run};
+pub use sim::{Counts, Options, Outcome, Trace, run};

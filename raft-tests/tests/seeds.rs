@@ -1,25 +1,23 @@
 //! A slice of the seeds, for every change.
 
-use raft_tests::{Options, run};
+use raft_tests::{Options, Trace, run, sweep::sweep};
 
 #[test]
 fn every_promise_holds_over_many_seeds() {
-    let mut totals = (0, 0, 0);
-    for seed in 0..200 {
-        let outcome = run(Options::new(seed)).unwrap();
-        assert_eq!(outcome.violation, None, "seed {seed}");
-        totals.0 += outcome.leaders;
-        totals.1 += outcome.snapshots;
-        totals.2 += outcome.crashes;
-    }
+    let result = sweep(0..400, true, Options::new, |_| {});
+    assert_eq!(result.error, None);
+    assert!(result.broken.is_empty(), "{:?}", result.broken);
     // A simulation in which nothing goes wrong would prove nothing.
-    assert!(totals.0 > 400 && totals.1 > 50 && totals.2 > 400, "{totals:?}");
+    let counts = result.counts;
+    assert!(counts.leaders > 800 && counts.crashes > 1000 && counts.snapshots > 200, "{counts:?}");
+    assert!(counts.points > 200 && counts.wipes > 30 && counts.misdirected > 10, "{counts:?}");
+    assert!(counts.configurations > 900 && counts.calls > 10_000, "{counts:?}");
 }
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     for (seed, nodes) in [(1, 1), (2, 3), (3, 5), (4, 5)] {
-        let options = Options { nodes: Some(nodes), trace: true, ..Options::new(seed) };
+        let options = Options { nodes: Some(nodes), trace: Trace::All, ..Options::new(seed) };
         let (first, second) = (run(options).unwrap(), run(options).unwrap());
         assert!(first.trace.len() > 500);
         assert!(first == second, "seed {seed}");
