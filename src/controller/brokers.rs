@@ -175,8 +175,9 @@ impl Controller {
             request.log_dirs.iter().any(|d| broker.directories.contains(&DirectoryId(*d)))
         };
         match other {
-            // The directories are locked by their process: who has them is its successor.
-            Some(broker) if !shares_directory(broker) => {
+            // The directories are locked by their process: who has them is its successor. One that
+            // has lost all of its directories serves nothing, and cannot be told by them.
+            Some(broker) if !broker.directories.is_empty() && !shares_directory(broker) => {
                 Err(ResponseError::DuplicateBrokerRegistration)
             }
             _ => Ok((id, known)),

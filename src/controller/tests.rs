@@ -502,6 +502,17 @@ fn a_single_replica_leads_again_after_any_stop() {
 }
 
 #[test]
+fn a_broker_that_lost_its_directories_registers_again() {
+    let mut world = World::with_brokers(1);
+    let heartbeat = BrokerHeartbeatRequest::default()
+        .with_broker_id(BrokerId(1))
+        .with_broker_epoch(world.epoch(1))
+        .with_offline_log_dirs(vec![Uuid::from_u128(1001)]);
+    world.submit(Request::BrokerHeartbeat(heartbeat));
+    assert_eq!(world.register(1, -1), 0);
+}
+
+#[test]
 fn a_former_registration_is_refused() {
     let mut world = World::with_brokers(1);
     let old = world.epoch(1);
