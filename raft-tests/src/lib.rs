@@ -6,7 +6,7 @@
 //! after each persist, send, apply and install; administrators add, promote, demote, replace and
 //! remove peers, and disks are lost. After every event [`check`] holds the run against the
 //! promises; at the end everything heals, and the cluster must get a leader, the members that are
-//! wanted, and work done; and one order must explain what all clients saw ([`linear`]).
+//! wanted, and work done; and one order must explain what all clients saw (`linear`).
 //!
 //! [`story`] runs what a text file says instead, and compares what happens with what the file says.
 //!

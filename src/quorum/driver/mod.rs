@@ -7,7 +7,7 @@
 //! - The image writer stores what was applied, unsynced, as many entries at once as have queued up.
 //!
 //! Messages of peers have a queue of their own, so that proposals never hold up a heartbeat; what
-//! does not fit is dropped, as Raft sends again. Snapshots go past the loop ([`snapshot`]).
+//! does not fit is dropped, as Raft sends again. Snapshots go past the loop (`snapshot`).
 //!
 //! A store that fails ends them all, after the fatal hook was called once.
 
@@ -188,7 +188,7 @@ pub trait Peers: Send + Sync + 'static {
     /// entry after entry.
     fn send(&self, messages: Vec<Message>);
 
-    /// Carries a snapshot to the peer it names, as [`snapshot`] describes. Must not block.
+    /// Carries a snapshot to the peer it names, as the module `snapshot` describes. Must not block.
     fn send_snapshot(&self, snapshot: SnapshotSource);
 }
 
