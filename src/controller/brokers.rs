@@ -6,6 +6,10 @@
 //! registers without the epoch of its last clean stop may have lost the tail of its logs, and counts
 //! as out of sync everywhere.
 //!
+//! A broker that loses some of its log directories loses the replicas in them. One that loses all
+//! is fenced, and its registration keeps naming them, so that its next start can be told from that
+//! of a node with other disks.
+//!
 //! Where a broker loses its place, the partitions change first and its registration last; where it
 //! gains it, the other way round. So no prefix of the entries has a fenced leader.
 
@@ -23,6 +27,7 @@ use crate::{
     base::{BrokerEpoch, DirectoryId, NodeId, TopicId},
     controller::{
         Controller, Decision, View,
+        directories::forget,
         draft::Draft,
         election::{Change, Rules},
     },
@@ -132,6 +137,11 @@ impl Controller {
         if let Some(broker) = known {
             let clean = request.previous_broker_epoch == broker.epoch.0;
             self.relieve(&mut draft, id, (!clean).then_some(id), &|_| true);
+            if !shares_directory(broker, &request) {
+                for at in image.partitions_of(id) {
+                    forget(&mut draft, at, id);
+                }
+            }
         }
         let epoch = BrokerEpoch(image.last_broker_epoch().0 + 1);
         draft.add_alone(registration(id, epoch, request));
@@ -171,13 +181,9 @@ impl Controller {
         let known = image.broker(id).map(|broker| &**broker);
         // Another process lives under this id while its lease runs, unless it said goodbye.
         let other = known.filter(|b| b.incarnation_id != request.incarnation_id && !b.fenced);
-        let shares_directory = |broker: &Broker| {
-            request.log_dirs.iter().any(|d| broker.directories.contains(&DirectoryId(*d)))
-        };
         match other {
-            // The directories are locked by their process: who has them is its successor. One that
-            // has lost all of its directories serves nothing, and cannot be told by them.
-            Some(broker) if !broker.directories.is_empty() && !shares_directory(broker) => {
+            // The directories are locked by their process: who has them is its successor.
+            Some(broker) if !shares_directory(broker, request) => {
                 Err(ResponseError::DuplicateBrokerRegistration)
             }
             _ => Ok((id, known)),
@@ -201,12 +207,16 @@ impl Controller {
         let applied = u64::try_from(request.current_metadata_offset).unwrap_or(0);
         let caught_up = applied >= catch_up_to;
         let mut draft = Draft::new(image);
-        self.directories_failed(&mut draft, broker, &request.offline_log_dirs);
+        let works = |directory: &DirectoryId| !request.offline_log_dirs.contains(&directory.0);
+        let wants_fence = request.want_fence || !broker.directories.iter().any(works);
+        if !wants_fence {
+            self.directories_failed(&mut draft, broker, &request.offline_log_dirs);
+        }
         if broker.fenced {
-            if caught_up && !request.want_fence && !request.want_shut_down {
+            if caught_up && !wants_fence && !request.want_shut_down {
                 self.unfence(&mut draft, id);
             }
-        } else if request.want_shut_down || request.want_fence {
+        } else if request.want_shut_down || wants_fence {
             // Its partitions have other leaders, or none that could be had, in the same decision,
             // and the answer comes after that is applied.
             self.fence(&mut draft, id);
@@ -258,13 +268,13 @@ impl Controller {
             draft.add_alone(change);
         }
         let image = draft.image().clone();
-        let acceptable = |node: NodeId| is_active(&image, node);
         let mut rules = RulesByTopic::default();
         for at in image.partitions_of(id) {
             // Only partitions without a leader wait for this broker.
             let Some(partition) = image.partition(at).filter(|p| p.leader.is_none()) else {
                 continue;
             };
+            let acceptable = |node: NodeId| may_lead(&image, partition, node);
             let change = Change {
                 at,
                 partition,
@@ -290,13 +300,13 @@ impl Controller {
         directories: &dyn Fn(DirectoryId) -> bool,
     ) {
         let image = draft.image().clone();
-        let acceptable = |node: NodeId| node != id && is_active(&image, node);
         let mut rules = RulesByTopic::default();
         for at in image.partitions_of(id) {
             let Some(partition) = image.partition(at) else { continue };
             if !partition.directory(id).is_some_and(directories) {
                 continue;
             }
+            let acceptable = |node: NodeId| node != id && may_lead(&image, partition, node);
             let change = Change {
                 at,
                 partition,
@@ -340,8 +350,16 @@ impl RulesByTopic {
     }
 }
 
-fn is_active(image: &MetadataImage, node: NodeId) -> bool {
-    image.broker(node).is_some_and(|broker| broker.is_active())
+/// Whether the broker may lead, as far as its state and its replica's directory go.
+pub(super) fn may_lead(image: &MetadataImage, partition: &Partition, node: NodeId) -> bool {
+    image
+        .broker(node)
+        .zip(partition.directory(node))
+        .is_some_and(|(broker, directory)| broker.is_active() && broker.has_online(directory))
+}
+
+fn shares_directory(broker: &Broker, request: &BrokerRegistrationRequest) -> bool {
+    request.log_dirs.iter().any(|id| broker.directories.contains(&DirectoryId(*id)))
 }
 
 fn change_of(draft: &Draft, id: NodeId) -> Option<BrokerRegistrationChangeRecord> {

@@ -12,7 +12,12 @@ use kafka_protocol::{
 
 use crate::{
     base::{BrokerEpoch, NodeId, PartitionIndex, TopicId, TopicPartition},
-    controller::{Decision, View, brokers::registered, draft::Draft, election::Change},
+    controller::{
+        Decision, View,
+        brokers::{may_lead, registered},
+        draft::Draft,
+        election::Change,
+    },
     metadata::{MetadataImage, Partition},
 };
 
@@ -61,7 +66,7 @@ fn alter_one(
     let topic = image.topic(at.topic).ok_or(ResponseError::UnknownTopicId)?;
     let partition = topic.partition(at.partition).ok_or(ResponseError::UnknownTopicOrPartition)?;
     let isr = validate(&image, partition, leader, wanted)?;
-    let acceptable = |node: NodeId| image.broker(node).is_some_and(|broker| broker.is_active());
+    let acceptable = |node: NodeId| may_lead(&image, partition, node);
     let change = Change {
         at,
         partition,

@@ -18,10 +18,12 @@
 //! Must not: do I/O, read a clock, draw a random number that was not handed in, or keep a copy of
 //! what the image holds.
 //!
-//! References: KIP-631, KIP-841 (fencing and ISR), KIP-966 (eligible leader replicas).
+//! References: KIP-631, KIP-841 (fencing and ISR), KIP-858 (directories), KIP-966 (eligible leader
+//! replicas).
 
 mod brokers;
 mod configs;
+mod directories;
 mod draft;
 pub mod driver;
 mod election;
@@ -38,7 +40,8 @@ use std::collections::BTreeMap;
 
 use kafka_protocol::messages::{
     AllocateProducerIdsRequest, AllocateProducerIdsResponse, AlterConfigsRequest,
-    AlterConfigsResponse, AlterPartitionRequest, AlterPartitionResponse, BrokerHeartbeatRequest,
+    AlterConfigsResponse, AlterPartitionRequest, AlterPartitionResponse,
+    AssignReplicasToDirsRequest, AssignReplicasToDirsResponse, BrokerHeartbeatRequest,
     BrokerHeartbeatResponse, BrokerRegistrationRequest, BrokerRegistrationResponse,
     CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
     DeleteTopicsRequest, DeleteTopicsResponse, IncrementalAlterConfigsRequest,
@@ -78,6 +81,8 @@ pub enum Request {
     UnregisterBroker(UnregisterBrokerRequest),
     /// A leader changes the ISR of its partitions.
     AlterPartition(AlterPartitionRequest),
+    /// A broker says where its replicas lie.
+    AssignReplicasToDirs(AssignReplicasToDirsRequest),
     /// A broker needs producer ids.
     AllocateProducerIds(AllocateProducerIdsRequest),
     /// Finalize levels of features.
@@ -97,6 +102,7 @@ pub enum Response {
     BrokerHeartbeat(BrokerHeartbeatResponse),
     UnregisterBroker(UnregisterBrokerResponse),
     AlterPartition(AlterPartitionResponse),
+    AssignReplicasToDirs(AssignReplicasToDirsResponse),
     AllocateProducerIds(AllocateProducerIdsResponse),
     UpdateFeatures(UpdateFeaturesResponse),
 }
@@ -172,6 +178,9 @@ impl Controller {
                 self.unregister_broker(image, &r).map(Response::UnregisterBroker)
             }
             Request::AlterPartition(r) => isr::alter(&view, &r).map(Response::AlterPartition),
+            Request::AssignReplicasToDirs(r) => {
+                directories::assign(&view, &r).map(Response::AssignReplicasToDirs)
+            }
             Request::AllocateProducerIds(r) => {
                 producer_ids::allocate(&view, &r).map(Response::AllocateProducerIds)
             }

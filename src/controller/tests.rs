@@ -25,10 +25,12 @@ use rand::{SeedableRng, rngs::SmallRng};
 use uuid::Uuid;
 
 use crate::{
-    base::{ClusterId, NodeId, PartitionIndex, TopicPartition},
+    base::{ClusterId, NodeId, PartitionIndex, TopicId, TopicPartition},
     controller::{Config, Controller, ENTRY_MAX_BYTES, Request, Response},
     metadata::{Batch, ConfigResource, MetadataImage, Partition, features},
 };
+
+mod directories;
 
 const SESSION_MS: u64 = 9_000;
 
@@ -96,6 +98,10 @@ impl World {
     }
 
     fn register(&mut self, id: u32, previous_epoch: i64) -> i16 {
+        self.register_with(id, previous_epoch, &[directory(id, 1), directory(id, 2)])
+    }
+
+    fn register_with(&mut self, id: u32, previous_epoch: i64, directories: &[Uuid]) -> i16 {
         self.starts += 1;
         let listener = Listener::default()
             .with_name("PLAINTEXT".into())
@@ -114,7 +120,7 @@ impl World {
             .with_listeners(vec![listener])
             .with_features(supported.collect())
             .with_rack(Some(format!("rack-{}", id % 2).into()))
-            .with_log_dirs(vec![Uuid::from_u128(1000 + u128::from(id))])
+            .with_log_dirs(directories.to_vec())
             .with_previous_broker_epoch(previous_epoch);
         match self.submit(Request::RegisterBroker(request)) {
             Response::RegisterBroker(response) => response.error_code,
@@ -123,12 +129,19 @@ impl World {
     }
 
     fn heartbeat(&mut self, id: u32, want_shut_down: bool) -> (i16, bool, bool) {
+        self.beat(id, |request| request.with_want_shut_down(want_shut_down))
+    }
+
+    fn beat(
+        &mut self,
+        id: u32,
+        with: impl FnOnce(BrokerHeartbeatRequest) -> BrokerHeartbeatRequest,
+    ) -> (i16, bool, bool) {
         let request = BrokerHeartbeatRequest::default()
             .with_broker_id(BrokerId(id as i32))
             .with_broker_epoch(self.epoch(id))
-            .with_current_metadata_offset(self.image.applied_index() as i64)
-            .with_want_shut_down(want_shut_down);
-        match self.submit(Request::BrokerHeartbeat(request)) {
+            .with_current_metadata_offset(self.image.applied_index() as i64);
+        match self.submit(Request::BrokerHeartbeat(with(request))) {
             Response::BrokerHeartbeat(r) => (r.error_code, r.is_fenced, r.should_shut_down),
             other => panic!("{other:?}"),
         }
@@ -212,6 +225,11 @@ impl World {
     fn config(&self, topic: &str, key: &str) -> Option<&str> {
         self.image.config_value(&ConfigResource::topic(topic), key)
     }
+}
+
+/// A log directory of a broker.
+fn directory(broker: u32, number: u32) -> Uuid {
+    Uuid::from_u128(u128::from(broker * 1_000 + number))
 }
 
 fn text(text: &str) -> StrBytes {
@@ -502,17 +520,6 @@ fn a_single_replica_leads_again_after_any_stop() {
 }
 
 #[test]
-fn a_broker_that_lost_its_directories_registers_again() {
-    let mut world = World::with_brokers(1);
-    let heartbeat = BrokerHeartbeatRequest::default()
-        .with_broker_id(BrokerId(1))
-        .with_broker_epoch(world.epoch(1))
-        .with_offline_log_dirs(vec![Uuid::from_u128(1001)]);
-    world.submit(Request::BrokerHeartbeat(heartbeat));
-    assert_eq!(world.register(1, -1), 0);
-}
-
-#[test]
 fn a_former_registration_is_refused() {
     let mut world = World::with_brokers(1);
     let old = world.epoch(1);
@@ -580,6 +587,8 @@ enum Step {
     Config(u8, bool),
     Replace(u8),
     Unregister(u8),
+    Fail(u8, u8),
+    Assign(u8, u8, u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -595,6 +604,8 @@ fn step() -> impl Strategy<Value = Step> {
         (0..4u8, any::<bool>()).prop_map(|(t, set)| Step::Config(t, set)),
         (0..4u8).prop_map(Step::Replace),
         (1..5u8).prop_map(Step::Unregister),
+        (1..5u8, 0..4u8).prop_map(|(b, which)| Step::Fail(b, which)),
+        (0..4u8, 1..5u8, 0..4u8).prop_map(|(t, b, to)| Step::Assign(t, b, to)),
     ]
 }
 
@@ -649,6 +660,18 @@ impl World {
                 let request =
                     UnregisterBrokerRequest::default().with_broker_id(BrokerId(i32::from(b)));
                 drop(self.submit(Request::UnregisterBroker(request)));
+            }
+            Step::Fail(b, which) => {
+                let b = u32::from(b);
+                let failed = (1..3).filter(|number| which & number != 0);
+                let failed: Vec<_> = failed.map(|n| directory(b, u32::from(n))).collect();
+                self.beat(b, |request| request.with_offline_log_dirs(failed));
+            }
+            Step::Assign(t, b, to) => {
+                if let Some(topic) = self.image.topic_by_name(&name(t)) {
+                    let at = TopicPartition { topic: topic.id, partition: PartitionIndex(0) };
+                    self.assign(u32::from(b), at, directory(u32::from(b), u32::from(to)));
+                }
             }
         }
     }

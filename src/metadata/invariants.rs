@@ -94,6 +94,10 @@ impl MetadataImage {
         let distinct = |list: &[NodeId]| (1..list.len()).all(|i| !list[..i].contains(&list[i]));
         let is_replica = |node: &NodeId| replicas.contains(node);
         let fenced = |node: NodeId| self.broker(node).is_none_or(|broker| broker.fenced);
+        let offline = |leader: NodeId| {
+            let directory = partition.directory(leader);
+            self.broker(leader).zip(directory).is_some_and(|(broker, at)| !broker.has_online(at))
+        };
         let rules = [
             (!replicas.is_empty(), "there are replicas"),
             (distinct(replicas) && distinct(isr) && distinct(elr), "no list names a node twice"),
@@ -103,6 +107,7 @@ impl MetadataImage {
             (!elr.iter().any(|node| isr.contains(node)), "no eligible leader replica is in sync"),
             (partition.leader.is_none_or(|leader| isr.contains(&leader)), "a leader is in sync"),
             (!partition.leader.is_some_and(fenced), "a leader is not fenced"),
+            (!partition.leader.is_some_and(offline), "a leader's directory is online"),
             (
                 !isr.is_empty() || !elr.is_empty() || partition.leader.is_none(),
                 "someone is in sync",
