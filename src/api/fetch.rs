@@ -44,8 +44,7 @@ impl RecordSource for FileRecords {
     }
 
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let read = self.0.file.read_at(self.0.position + position, buffer)?;
-        if read == buffer.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        self.0.read_at(position, buffer)
     }
 
     fn is_cached(&self, position: u64, length: usize) -> bool {

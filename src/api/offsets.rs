@@ -160,7 +160,7 @@ fn first_record(batch: &TimestampBatch, timestamp_ms: i64) -> Result<Found, Wire
     let corrupt = |_| WireError::from(ResponseError::CorruptMessage);
     let slice = &batch.slice;
     let mut bytes = vec![0; slice.len_bytes as usize];
-    slice.file.read_at(slice.position, &mut bytes).map_err(storage)?;
+    slice.read_at(0, &mut bytes).map_err(storage)?;
     let parsed = Batch::split_from(&mut bytes.into())
         .map_err(|_| WireError::from(ResponseError::CorruptMessage))?;
     for record in parsed.records(RecordLimits::default()).map_err(corrupt)? {

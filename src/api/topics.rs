@@ -69,6 +69,9 @@ impl Context {
         let id = TopicPartition { topic: topic.id, partition };
         match self.partitions.lookup(id) {
             Some(partition) if partition.leader_epoch().is_some() => Ok(partition),
+            Some(partition) if partition.is_offline() => {
+                Err(ResponseError::KafkaStorageError.into())
+            }
             Some(_) => Err(ResponseError::NotLeaderOrFollower.into()),
             None if self.partitions.is_offline(id) => Err(ResponseError::KafkaStorageError.into()),
             None => Err(ResponseError::NotLeaderOrFollower.into()),

@@ -61,7 +61,7 @@ pub enum CreateError {
 #[derive(Debug)]
 pub struct LogDirectory {
     disk: Arc<Disk>,
-    _lock: Box<dyn Lock>,
+    _lock: Option<Box<dyn Lock>>,
     meta: RwLock<Option<MetaProperties>>,
     logs: RwLock<BTreeMap<Arc<str>, Arc<Log>>>,
     found: Found,
@@ -127,7 +127,7 @@ impl LogDirectory {
         }
         Ok(Self {
             disk,
-            _lock: lock,
+            _lock: Some(lock),
             meta: RwLock::new(meta),
             logs: RwLock::default(),
             found,
@@ -136,7 +136,21 @@ impl LogDirectory {
         })
     }
 
-    /// Calls `then` once, when the directory goes offline.
+    /// A directory that could not be opened, kept as one that is offline.
+    #[must_use]
+    pub fn failed(dir: Arc<dyn Dir>, error: LogError) -> Self {
+        Self {
+            disk: Arc::new(Disk::offline(dir, error)),
+            _lock: None,
+            meta: RwLock::default(),
+            logs: RwLock::default(),
+            found: Found::default(),
+            checkpoints: Mutex::default(),
+            deletions: Mutex::default(),
+        }
+    }
+
+    /// Calls `then` once, when the directory goes offline, or at once where it is.
     pub fn on_offline(&self, then: impl Fn(&LogError) + Send + Sync + 'static) {
         self.disk.on_offline(Box::new(then));
     }

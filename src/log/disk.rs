@@ -36,7 +36,7 @@ pub(crate) struct Disk {
     max_handles: usize,
     next_id: AtomicU64,
     failure: OnceLock<Arc<LogError>>,
-    on_offline: OnceLock<OnOffline>,
+    on_offline: Mutex<Vec<OnOffline>>,
     /// The recovery points as the checkpoint on disk has them.
     pub(crate) recovery_points: Mutex<Offsets>,
     /// Up to where each log is compacted, as the checkpoint on disk has it.
@@ -91,15 +91,28 @@ impl Disk {
             max_handles,
             next_id: AtomicU64::new(0),
             failure: OnceLock::new(),
-            on_offline: OnceLock::new(),
+            on_offline: Mutex::default(),
             recovery_points: Mutex::default(),
             cleaner_points: Mutex::default(),
         }
     }
 
-    /// Calls `then` once, when the directory goes offline.
+    /// A disk that failed before, and said so.
+    pub(crate) fn offline(dir: Arc<dyn Dir>, error: LogError) -> Self {
+        let disk = Self::new(dir, 0);
+        Self { failure: Arc::new(error).into(), ..disk }
+    }
+
+    /// Calls `then` once, when the directory goes offline, or at once where it is.
     pub(crate) fn on_offline(&self, then: OnOffline) {
-        drop(self.on_offline.set(then));
+        let mut waiting = self.on_offline.lock();
+        match self.failure() {
+            Some(error) => {
+                drop(waiting);
+                then(error);
+            }
+            None => waiting.push(then),
+        }
     }
 
     pub(crate) fn location(&self) -> String {
@@ -129,10 +142,13 @@ impl Disk {
     /// Takes the directory offline.
     pub(crate) fn fail(&self, error: LogError) -> LogError {
         if self.failure.set(Arc::new(error.clone())).is_ok() {
-            tracing::error!(directory = self.location(), %error, "log directory goes offline");
-            if let Some(then) = self.on_offline.get() {
-                then(&error);
-            }
+            tracing::error!(
+                directory = self.location(), %error, remedy = error.remedy(),
+                "a log directory goes offline: nothing in it is read or written from now on"
+            );
+            // Out of the lock: what is called may look at the directory.
+            let waiting = std::mem::take(&mut *self.on_offline.lock());
+            waiting.iter().for_each(|then| then(&error));
         }
         error
     }

@@ -58,6 +58,12 @@ pub struct StorageError {
     pub source: Arc<io::Error>,
 }
 
+impl StorageError {
+    fn is_full(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
 /// What is wrong with stored bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
@@ -142,6 +148,28 @@ pub enum LogError {
         /// The highest offset that would be in range.
         end: Offset,
     },
+}
+
+impl LogError {
+    /// What brings a directory back that went offline for this.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Storage(error) if error.is_full() => {
+                "free some space on its volume, then restart the node"
+            }
+            Self::Storage(_) => {
+                "check the disk (the system's log may say more), its mount and its permissions, \
+                 then restart the node"
+            }
+            Self::Corrupt { .. } => {
+                "restore the file from a copy, or move the partition's directory away and lose \
+                 what is only in it, then restart the node"
+            }
+            Self::Offline { cause, .. } => cause.remedy(),
+            Self::Closed(_) | Self::OffsetOutOfRange { .. } => "restart the node",
+        }
+    }
 }
 
 /// Why batches were not appended.

@@ -9,7 +9,7 @@
 //! point are on disk; segments are ordered and the last one takes appends.
 
 use std::{
-    io::IoSlice,
+    io::{self, IoSlice},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -22,7 +22,7 @@ use parking_lot::{Mutex, RwLock};
 use super::{
     checkpoint::{LEADER_EPOCHS, PARTITION_METADATA},
     config::LogConfig,
-    dir::{File, Open},
+    dir::{File, Open, read_exact_at},
     disk::Disk,
     epochs::{EpochStart, Epochs},
     error::{AppendError, Damage, LogError, Operation},
@@ -115,6 +115,26 @@ pub struct FileSlice {
     pub position: u64,
     /// How many bytes they have.
     pub len_bytes: u32,
+    pub(super) disk: Arc<Disk>,
+    pub(super) segment: Arc<Segment>,
+}
+
+impl FileSlice {
+    /// Fills `buffer` from `position` of the batches on.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` where the log was cut meanwhile; else the disk has failed, and the directory
+    /// goes offline.
+    pub fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let read = read_exact_at(&*self.file, self.position + position, buffer);
+        read.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => error,
+            kind => {
+                let path = self.segment.path(Kind::Log);
+                io::Error::new(kind, self.disk.failed(Operation::Read, &path, error))
+            }
+        })
+    }
 }
 
 impl Log {
@@ -169,6 +189,12 @@ impl Log {
     /// Puts other settings in force.
     pub fn set_config(&self, config: Arc<LogConfig>) {
         *self.config.write() = config;
+    }
+
+    /// Whether the directory has failed.
+    #[must_use]
+    pub fn is_offline(&self) -> bool {
+        self.disk.failure().is_some()
     }
 
     /// The producers that the log knows.

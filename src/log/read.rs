@@ -77,7 +77,13 @@ impl Log {
                 }
                 let file = segment.file(&self.disk, Kind::Log)?;
                 let len_bytes = end - start;
-                Ok(Some(FileSlice { file, position: u64::from(start), len_bytes }))
+                Ok(Some(FileSlice {
+                    file,
+                    position: u64::from(start),
+                    len_bytes,
+                    disk: Arc::clone(&self.disk),
+                    segment: Arc::clone(segment),
+                }))
             },
             Some(from),
         )
@@ -118,6 +124,8 @@ impl Log {
                             file: segment.file(&self.disk, Kind::Log)?,
                             position: found.position,
                             len_bytes: found.header.size_bytes,
+                            disk: Arc::clone(&self.disk),
+                            segment: Arc::clone(segment),
                         };
                         return Ok(Some(TimestampBatch {
                             slice,

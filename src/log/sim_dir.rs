@@ -47,6 +47,7 @@ pub struct SimDir(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
+    name: &'static str,
     generation: u64,
     inodes: Vec<Inode>,
     live: Tree,
@@ -192,6 +193,12 @@ impl SimDir {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// As [`Self::new`], told from others by a name.
+    #[must_use]
+    pub fn named(name: &'static str) -> Self {
+        Self(Arc::new(Mutex::new(State { name, ..State::default() })))
     }
 
     /// The machine loses power: what was not synced is lost, kept or torn as `seed` says.
@@ -382,7 +389,7 @@ impl Dir for SimDir {
     }
 
     fn location(&self) -> String {
-        "/simulated".to_owned()
+        format!("/simulated{}", self.0.lock().name)
     }
 }
 

@@ -36,6 +36,12 @@ impl StdDir {
         Ok(Self { root: root.canonicalize()? })
     }
 
+    /// The directory at `root`, whether it is there or not.
+    #[must_use]
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
     fn path(&self, path: &str) -> PathBuf {
         if path.is_empty() { self.root.clone() } else { self.root.join(path) }
     }

@@ -47,7 +47,8 @@ pub(super) fn follow_directories(directories: &[Directory], readiness: &Readines
         directory.log.on_offline(move |error| {
             let works = |directory: &LogDirectory| directory.failure().is_none();
             if !all.iter().filter_map(Weak::upgrade).any(|directory| works(&directory)) {
-                readiness.set(DIRECTORIES, Err(error.to_string()));
+                let reason = format!("{error}: {}", error.remedy());
+                readiness.set(DIRECTORIES, Err(reason));
             }
         });
     }

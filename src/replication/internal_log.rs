@@ -48,11 +48,10 @@ impl InternalLog {
         };
         let read = move || {
             let mut bytes = vec![0; slice.len_bytes as usize];
-            let read = slice.file.read_at(slice.position, &mut bytes);
-            read.map(|len| (len == bytes.len()).then(|| Bytes::from(bytes)))
+            slice.read_at(0, &mut bytes).map(|()| Bytes::from(bytes))
         };
         match self.partition.blocking().run(read).await {
-            Ok(Ok(Some(bytes))) => Ok(Some(bytes)),
+            Ok(Ok(bytes)) => Ok(Some(bytes)),
             _ => Err(ReadError::Storage),
         }
     }

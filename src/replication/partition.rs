@@ -179,6 +179,12 @@ impl Partition {
         &self.log
     }
 
+    /// Whether its log directory has failed.
+    #[must_use]
+    pub fn is_offline(&self) -> bool {
+        self.log.is_offline()
+    }
+
     /// Its topic's settings.
     #[must_use]
     pub fn config(&self) -> Arc<TopicConfig> {
@@ -428,10 +434,11 @@ impl Partition {
                 let flushed = blocking.run(move || log.flush()).await;
                 let mut inner = partition.inner.lock();
                 let failed = !matches!(flushed, Ok(Ok(_)));
-                if failed {
-                    metrics.failed_flushes.increment(1);
-                } else {
-                    metrics.flush_seconds.record(started.elapsed().as_secs_f64());
+                match &flushed {
+                    Ok(Ok(_)) => metrics.flush_seconds.record(started.elapsed().as_secs_f64()),
+                    // Not tried: another one failed before.
+                    Ok(Err(LogError::Offline { .. })) | Err(_) => {}
+                    Ok(Err(_)) => metrics.failed_flushes.increment(1),
                 }
                 match flushed {
                     Ok(Ok(flushed)) => inner.handle_flushed(*node, flushed),
