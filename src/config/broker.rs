@@ -39,6 +39,7 @@ config_struct! {
         /// Threads of compaction.
         log_cleaner_threads: i32 = "log.cleaner.threads",
         /// Time between two writes of the recovery points.
+        log_dir_failure_timeout_ms: i64 = "log.dir.failure.timeout.ms",
         log_flush_offset_checkpoint_interval_ms: i32 = "log.flush.offset.checkpoint.interval.ms",
         /// Time between two looks for expired segments.
         log_retention_check_interval_ms: i64 = "log.retention.check.interval.ms",

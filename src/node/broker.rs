@@ -175,12 +175,15 @@ pub(super) async fn heartbeat(
     mut epoch: BrokerEpoch,
     mut stop: watch::Receiver<bool>,
 ) {
+    let mut failures = context.partitions.failures();
     loop {
         let every = context.broker_config().broker_heartbeat_interval_ms;
         let every = Duration::from_millis(u64::try_from(every).unwrap_or(2_000));
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return,
             () = time::sleep(every) => {}
+            // The sooner others lead what was in a log directory that has failed.
+            Ok(()) = failures.changed() => {}
         }
         match beat(&context, epoch, false).await {
             Ok(false) => {}

@@ -8,7 +8,8 @@ use super::{StartError, new_directory_id};
 use crate::{
     base::{Blocking, DirectoryId},
     config::NodeConfig,
-    log::{Dir, LogDirectory, MetaProperties},
+    log::{Dir, LogDirectory, MetaProperties, OpenError},
+    metadata::directory,
     quorum::Identity,
 };
 
@@ -27,8 +28,17 @@ pub(super) async fn open(
 ) -> Result<Vec<Directory>, StartError> {
     let mut directories = Vec::with_capacity(dirs.len());
     for dir in dirs {
-        let dir = Arc::clone(dir);
-        let log = Arc::new(blocking.run(move || LogDirectory::open(dir)).await??);
+        let opened = Arc::clone(dir);
+        let log = match blocking.run(move || LogDirectory::open(opened)).await? {
+            Ok(log) => Arc::new(log),
+            // The first one holds the metadata of this node; without others it goes on.
+            Err(OpenError::Log(error)) if !directories.is_empty() => {
+                let log = Arc::new(LogDirectory::failed(Arc::clone(dir), error));
+                directories.push(Directory { id: directory::LOST, log });
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         let meta = log.meta();
         if let Some(meta) = meta.filter(|meta| meta.node_id != config.node_id) {
             return Err(StartError::ForeignNode {
@@ -42,11 +52,17 @@ pub(super) async fn open(
             // Durable before the id is told to anybody.
             let meta =
                 MetaProperties { cluster_id: None, node_id: config.node_id, directory_id: id };
-            write_meta(&log, meta, blocking).await?;
+            write_meta(&log, meta, directories.is_empty(), blocking).await?;
         }
         directories.push(Directory { id, log });
     }
     Ok(directories)
+}
+
+/// The ids of those that have not failed.
+pub(super) fn working(directories: &[Directory]) -> Vec<DirectoryId> {
+    let working = directories.iter().filter(|one| one.log.failure().is_none());
+    working.map(|one| one.id).collect()
 }
 
 /// Notes the cluster in directories that belong to none yet; refuses those of another.
@@ -56,7 +72,10 @@ pub(super) async fn claim(
     blocking: &Blocking,
 ) -> Result<(), StartError> {
     let cluster = identity.cluster_id;
-    for Directory { id, log } in directories {
+    for (at, Directory { id, log }) in directories.iter().enumerate() {
+        if log.failure().is_some() {
+            continue;
+        }
         match log.meta().and_then(|meta| meta.cluster_id) {
             Some(found) if found == cluster => {}
             Some(found) => {
@@ -72,18 +91,22 @@ pub(super) async fn claim(
                     node_id: identity.member.node_id,
                     directory_id: *id,
                 };
-                write_meta(log, meta, blocking).await?;
+                write_meta(log, meta, at == 0, blocking).await?;
             }
         }
     }
     Ok(())
 }
 
+/// A directory that fails is offline from then on, and the node goes on without it, unless it must
+/// have it.
 async fn write_meta(
     log: &Arc<LogDirectory>,
     meta: MetaProperties,
+    is_needed: bool,
     blocking: &Blocking,
 ) -> Result<(), StartError> {
     let log = Arc::clone(log);
-    Ok(blocking.run(move || log.set_meta(meta)).await??)
+    let written = blocking.run(move || log.set_meta(meta)).await?;
+    if is_needed { Ok(written?) } else { Ok(()) }
 }

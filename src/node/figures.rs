@@ -14,7 +14,9 @@ pub(super) fn render(context: &Context, render: &mut Render) {
 }
 
 fn logs(context: &Context, render: &mut Render) {
-    let replicas = context.partitions.all();
+    let mut replicas = context.partitions.all();
+    let held = replicas.len() + context.partitions.offline_count();
+    replicas.retain(|replica| !replica.is_offline());
     let leaders = replicas.iter().filter(|replica| replica.leader_epoch().is_some()).count();
     let below = replicas.iter().filter(|replica| replica.is_under_min_isr()).count();
     render.gauge(
@@ -22,6 +24,12 @@ fn logs(context: &Context, render: &mut Render) {
         "Replicas of this node that are online.",
         &[],
         replicas.len() as f64,
+    );
+    render.gauge(
+        "ottla_offline_replicas",
+        "Replicas of this node whose log directory has failed.",
+        &[],
+        (held - replicas.len()) as f64,
     );
     render.gauge("ottla_leaders", "Partitions that this node leads.", &[], leaders as f64);
     render.gauge(

@@ -49,7 +49,7 @@ fn checkpoint(partitions: &Partitions, _: i64) {
 }
 
 fn retain(partitions: &Partitions, now_ms: i64) {
-    for partition in partitions.all() {
+    for partition in partitions.all().iter().filter(|partition| !partition.is_offline()) {
         let Some(high_watermark) = partition.high_watermark() else { continue };
         let log = partition.log();
         log.expire_producers(now_ms);
@@ -59,7 +59,7 @@ fn retain(partitions: &Partitions, now_ms: i64) {
             Err(error) => warn!(log = log.name(), %error, "retention failed"),
         }
     }
-    for directory in partitions.directories() {
+    for directory in partitions.working_directories() {
         if let Err(error) = directory.sweep() {
             warn!(directory = directory.location(), %error, "deleted logs were not removed");
         }

@@ -7,9 +7,11 @@
 //! served from when the node's own registration is unfenced. Order of the stop: the other way
 //! round.
 
+mod assignments;
 mod broker;
 mod cleaner;
 mod directories;
+mod failure;
 mod figures;
 mod follow;
 mod lag;
@@ -47,6 +49,7 @@ use crate::{
 
 use readiness::{DIRECTORIES, QUORUM, RECOVERY, REGISTRATION, SERVING};
 
+pub use failure::NodeFailure;
 pub use process::{DevNode, ProcessError, dev, server};
 
 /// Everything through which a node touches the world, its listeners apart.
@@ -80,8 +83,8 @@ pub enum StartError {
     /// A log directory cannot be used.
     #[error(transparent)]
     Directory(#[from] OpenError),
-    /// A log directory failed while the node noted whose it is.
-    #[error(transparent)]
+    /// No log directory works, or not the first one.
+    #[error("{0}: {remedy}", remedy = .0.remedy())]
     Log(#[from] LogError),
     /// A log directory belongs to another node.
     #[error(
@@ -126,6 +129,9 @@ pub enum StartError {
         /// The system's answer.
         source: io::Error,
     },
+    /// The log directories failed meanwhile.
+    #[error(transparent)]
+    Failed(#[from] NodeFailure),
     /// A pool has stopped.
     #[error(transparent)]
     Pool(#[from] BlockingStopped),
@@ -185,6 +191,9 @@ impl Node {
         let was_clean = directories.iter().all(|directory| directory.log.was_clean());
         let mut follow = handle.subscribe();
         let partitions = open_partitions(&config, &directories, &seams, &image).await?;
+        if let Some(error) = partitions.failure() {
+            return Err(LogError::clone(&error).into());
+        }
 
         let context = Context::new(ContextParts {
             node: Arc::clone(&config),
@@ -203,11 +212,15 @@ impl Node {
 
         let registration = broker::Registration {
             endpoints: endpoints.clone(),
-            directories: directories.iter().map(|one| one.id).collect(),
+            directories: directories::working(&directories),
             incarnation: rng_uuid(&mut rng),
             was_clean,
         };
-        let registered = broker::register(&context, &registration).await?;
+        let registered = tokio::select! {
+            registered = broker::register(&context, &registration) => registered?,
+            failure = failure::watch(&context) => return Err(failure.into()),
+        };
+        tasks.spawn(assignments::run(context.clone(), stop.clone()));
         tasks.spawn(broker::heartbeat(context.clone(), registration, registered, stop));
 
         seams.readiness.set(REGISTRATION, Ok(()));
@@ -243,6 +256,12 @@ impl Node {
     #[must_use]
     pub const fn context(&self) -> &Context {
         &self.context
+    }
+
+    /// Returns once the node has no log directory left that works, or the controller cannot be
+    /// told of one that failed. It is of no use from then on.
+    pub async fn failed(&self) -> NodeFailure {
+        failure::watch(&self.context).await
     }
 
     /// Ends in order: requests under way are answered, logs closed, so that the next start has

@@ -6,6 +6,7 @@ use std::{
     net::{SocketAddr, ToSocketAddrs},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use rand::{TryRng, rngs::SysRng};
@@ -16,7 +17,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{Node, READINESS, Seams, StartError};
+use super::{Node, NodeFailure, READINESS, Seams, StartError};
 use crate::{
     base::{Blocking, Clock as _, NodeId, SystemClock},
     cert::{self, CertError},
@@ -34,6 +35,8 @@ const LOG_THREADS: usize = 8;
 const QUORUM_THREADS: usize = 3;
 /// Jobs that may wait for a thread.
 const QUEUE: usize = 1_024;
+/// How long a node that cannot go on may take to end in order.
+const STOP_MAX: Duration = Duration::from_secs(15);
 /// The metadata quorum's store, within the first log directory.
 const QUORUM_DIRECTORY: &str = "quorum";
 /// Certificates of `ottla dev`, within its directory.
@@ -86,6 +89,9 @@ pub enum ProcessError {
     /// The node does not start.
     #[error("the node does not start")]
     Start(#[source] Box<StartError>),
+    /// The node had to end.
+    #[error("the node cannot go on")]
+    Failed(#[source] NodeFailure),
 }
 
 /// A node for development.
@@ -174,11 +180,20 @@ async fn serve(
     let servers: Vec<_> = node.bootstrap_servers().collect();
     info!(node_id = %config.node_id, servers = servers.join(","), "ready");
     ready(&servers.join(","));
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    let stopped = node.stop().await.map_err(|error| ProcessError::Start(Box::new(error)));
+    let failure = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        failure = node.failed() => Some(failure),
+    };
+    let stopped = match failure {
+        None => node.stop().await.map_err(|error| ProcessError::Start(Box::new(error))),
+        Some(failure) => {
+            error!(%failure, "the node ends");
+            // A disk that hangs must not keep it.
+            let _ = tokio::time::timeout(STOP_MAX, node.stop()).await;
+            Err(ProcessError::Failed(failure))
+        }
+    };
     // The last to go, so that the stop can be watched.
     drop(stop_operators);
     if let Some(operators) = operators {
@@ -246,8 +261,15 @@ fn seams(
     let system = |what| move |source| ProcessError::System { what, source };
     let mut directories: Vec<Arc<dyn Dir>> = Vec::with_capacity(config.data_dirs.len());
     for path in &config.data_dirs {
-        let dir = StdDir::create(path)
-            .map_err(|source| ProcessError::Directory { path: path.clone(), source })?;
+        let dir = match StdDir::create(path) {
+            Ok(dir) => dir,
+            // The node goes on without it, but not without the first, which holds the metadata.
+            Err(error) if !directories.is_empty() => {
+                warn!(directory = %path.display(), %error, "a log directory cannot be made");
+                StdDir::at(path)
+            }
+            Err(source) => return Err(ProcessError::Directory { path: path.clone(), source }),
+        };
         directories.push(Arc::new(dir));
     }
     let path = config.data_dirs[0].join(QUORUM_DIRECTORY);

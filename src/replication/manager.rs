@@ -2,21 +2,24 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use futures::{StreamExt, stream};
 use parking_lot::RwLock;
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use super::{Metrics, Partition, leader::Registration, partition::Shared};
+use super::{Metrics, Misplaced, Partition, leader::Registration, partition::Shared};
 use crate::{
     base::{
-        Blocking, BlockingStopped, Clock, DirectoryId, HashMap, Offset, PartitionIndex, TopicId,
-        TopicPartition,
+        Blocking, BlockingStopped, Clock, HashMap, Offset, PartitionIndex, TopicId, TopicPartition,
     },
     config::{BrokerConfig, NodeConfig, TopicConfig, TopicLayers},
-    log::{Log, LogConfig, LogDirectory},
+    log::{Log, LogConfig, LogDirectory, LogError},
     metadata::{ConfigResource, ConfigResourceType, MetadataDelta, MetadataImage},
 };
 
@@ -49,11 +52,15 @@ pub enum OpenError {
 /// The replicas of this node.
 #[derive(Debug)]
 pub struct Partitions {
-    config: PartitionsConfig,
+    pub(super) config: PartitionsConfig,
     shared: Arc<Shared>,
     online: RwLock<HashMap<TopicPartition, Arc<Partition>>>,
     /// Replicas that the image gives to this node and that no directory can serve.
     offline: RwLock<BTreeSet<TopicPartition>>,
+    /// The logs that are there were looked for: what appears from now on is new.
+    pub(super) opened: AtomicBool,
+    pub(super) failures: Arc<watch::Sender<usize>>,
+    pub(super) misplaced: watch::Sender<Misplaced>,
 }
 
 impl Partitions {
@@ -66,8 +73,20 @@ impl Partitions {
             blocking: config.blocking.clone(),
             metrics: config.metrics.clone(),
         };
-        let (shared, online, offline) = (Arc::new(shared), RwLock::default(), RwLock::default());
-        Self { config, shared, online, offline }
+        let failures = Arc::new(watch::Sender::new(0));
+        for directory in &config.directories {
+            let failures = Arc::clone(&failures);
+            directory.on_offline(move |_| failures.send_modify(|count| *count += 1));
+        }
+        Self {
+            config,
+            shared: Arc::new(shared),
+            online: RwLock::default(),
+            offline: RwLock::default(),
+            opened: AtomicBool::new(false),
+            failures,
+            misplaced: watch::Sender::default(),
+        }
     }
 
     /// The log directories.
@@ -94,7 +113,13 @@ impl Partitions {
         self.offline.read().contains(&id)
     }
 
-    /// All replicas of this node that are online.
+    /// How many replicas should be here and could not be opened.
+    #[must_use]
+    pub fn offline_count(&self) -> usize {
+        self.offline.read().len()
+    }
+
+    /// All replicas of this node that were opened.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Partition>> {
         self.online.read().values().cloned().collect()
@@ -111,11 +136,13 @@ impl Partitions {
         progress: impl Fn(usize, usize),
     ) -> Result<(), OpenError> {
         let configs = TopicConfigs::new(&self.config.node, image);
-        for directory in &self.config.directories {
+        for directory in self.working_directories() {
             self.load(directory, &configs, &progress).await?;
             self.delete_strays(directory, image).await?;
         }
-        self.reconcile(image).await
+        self.reconcile(image).await?;
+        self.opened.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Brings the replicas in line with an image, whatever was there before.
@@ -245,9 +272,10 @@ impl Partitions {
         for chunk in missing.chunks(OPEN_BATCH) {
             self.create(image, configs, chunk).await?;
         }
-        for id in ids {
-            self.lead_or_resign(image, configs, id);
+        for id in &ids {
+            self.lead_or_resign(image, configs, *id);
         }
+        self.compare_places(image, &ids);
         Ok(())
     }
 
@@ -264,13 +292,15 @@ impl Partitions {
             let Some(topic) = image.topic(id.topic) else { continue };
             let Some(registered) = topic.partition(id.partition) else { continue };
             let Some(directory) = registered.directory(node) else { continue };
-            let directory = self.directory(directory);
+            let directory = self.place(*id, &topic.name, directory);
             jobs.push((*id, Arc::clone(&topic.name), configs.log(&topic.name), directory));
         }
         let create = move || {
             let mut created = Vec::with_capacity(jobs.len());
             for (id, topic, config, directory) in jobs {
-                let log = directory.create(&topic, id.partition, id.topic, config, now_ms);
+                let log = directory.and_then(|directory| {
+                    Ok(directory.create(&topic, id.partition, id.topic, config, now_ms)?)
+                });
                 created.push((id, topic, log));
             }
             created
@@ -279,8 +309,9 @@ impl Partitions {
             match log {
                 Ok(log) => self.add(id, topic, log, configs),
                 Err(error) => {
-                    error!(%topic, partition = %id.partition, %error, "a replica is offline");
-                    self.offline.write().insert(id);
+                    if self.offline.write().insert(id) {
+                        error!(%topic, partition = %id.partition, %error, "a replica is offline");
+                    }
                 }
             }
         }
@@ -323,6 +354,10 @@ impl Partitions {
             online.extract_if(|id, _| id.topic == topic).map(|(_, partition)| partition).collect()
         };
         self.offline.write().retain(|id| id.topic != topic);
+        self.misplaced.send_if_modified(|misplaced| {
+            misplaced.retain(|id, _| id.topic != topic);
+            false
+        });
         for partition in &gone {
             partition.resign();
         }
@@ -364,15 +399,6 @@ impl Partitions {
         }
     }
 
-    /// The directory with this id, or else the one with the fewest logs.
-    fn directory(&self, id: DirectoryId) -> Arc<LogDirectory> {
-        let directories = &self.config.directories;
-        let named = directories.iter().find(|d| d.meta().is_some_and(|m| m.directory_id == id));
-        let online = directories.iter().filter(|directory| directory.failure().is_none());
-        let chosen = named.or_else(|| online.min_by_key(|directory| directory.logs().len()));
-        Arc::clone(chosen.unwrap_or(&directories[0]))
-    }
-
     /// Writes the checkpoints of all directories. Blocks.
     pub fn checkpoint(&self) {
         let mut high_watermarks = BTreeMap::<String, Offset>::new();
@@ -381,7 +407,7 @@ impl Partitions {
                 high_watermarks.insert(partition.log().name().to_owned(), high_watermark);
             }
         }
-        for directory in &self.config.directories {
+        for directory in self.working_directories() {
             let written = directory
                 .checkpoint()
                 .and_then(|()| directory.checkpoint_high_watermarks(&high_watermarks));
@@ -394,7 +420,7 @@ impl Partitions {
     /// Closes all logs in order, so that the next start has nothing to recover. Blocks.
     pub fn close(&self) {
         self.resign_all();
-        for directory in &self.config.directories {
+        for directory in self.working_directories() {
             if let Err(error) = directory.close() {
                 error!(directory = directory.location(), %error, "not closed in order");
             }
@@ -417,6 +443,8 @@ fn load_one(directory: &LogDirectory, name: &str, config: Arc<LogConfig>, now_ms
                 warn!(log = name, %end, %cause, cut_bytes, ?set_aside, "cut a torn tail");
             }
         }
+        // Said when it went offline.
+        Err(LogError::Offline { .. }) => {}
         Err(error) => error!(log = name, %error, "a log could not be opened"),
     }
 }

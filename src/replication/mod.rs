@@ -14,6 +14,7 @@
 //!
 //! References: KIP-101, KIP-966; Kafka's design, "Replication".
 
+mod directories;
 mod internal_log;
 mod leader;
 mod manager;
@@ -23,6 +24,7 @@ mod partition;
 mod tests;
 mod waiting;
 
+pub use directories::Misplaced;
 pub use internal_log::InternalLog;
 pub use manager::{OpenError, Partitions, PartitionsConfig};
 pub use metrics::Metrics;

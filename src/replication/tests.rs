@@ -5,14 +5,20 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use tokio::time::{self, Instant};
 
-use super::{Acks, Metrics, Partition, leader::Registration, partition::Shared};
+use super::{
+    Acks, Metrics, Partition, Partitions, PartitionsConfig, leader::Registration, partition::Shared,
+};
 use crate::{
     base::{
-        Blocking, LeaderEpoch, NodeId, PartitionEpoch, PartitionIndex, TokioClock, TopicId,
-        TopicPartition,
+        Blocking, DirectoryId, LeaderEpoch, NodeId, Offset, PartitionEpoch, PartitionIndex,
+        TokioClock, TopicId, TopicPartition,
     },
-    config::TopicConfig,
-    log::{LogConfig, LogDirectory, Origin, SimDir},
+    config::{NodeConfig, TopicConfig},
+    log::{LogConfig, LogDirectory, MetaProperties, Origin, SimDir},
+    metadata::{
+        Batch, MetadataImage, directory,
+        records::{PartitionRecord, TopicRecord},
+    },
     protocol::batch::{BatchBuilder, BatchOptions, NewRecord},
 };
 
@@ -90,4 +96,68 @@ async fn a_record_that_comes_during_a_flush_waits_for_flush_ms_at_most() {
             assert!(waited < Duration::from_millis(60 + 20 + 60 + 5), "seed {seed}: {waited:?}");
         }
     }
+}
+
+/// An image in which this node leads `count` partitions of one topic, in no known directory.
+fn image(topic: TopicId, count: i32) -> MetadataImage {
+    let name = TopicRecord { name: "t".to_owned(), topic_id: topic.into() };
+    let partition = |index| PartitionRecord {
+        partition_id: index,
+        topic_id: topic.into(),
+        replicas: vec![NODE.0],
+        isr: vec![NODE.0],
+        leader: Some(NODE.0),
+        directories: vec![directory::UNASSIGNED.into()],
+        ..PartitionRecord::default()
+    };
+    let records = std::iter::once(name.into()).chain((0..count).map(|i| partition(i).into()));
+    let batch = Batch { metadata_version: 1, records: records.collect() };
+    MetadataImage::default().apply(1, &batch).0
+}
+
+async fn opened(dirs: &[SimDir], image: &MetadataImage) -> Partitions {
+    let settings = [("node.id", "1"), ("log.dirs", "/simulated-a,/simulated-b")];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let directories = dirs.iter().zip(1..).map(|(dir, id)| {
+        let directory = LogDirectory::open(Arc::new(dir.clone())).unwrap();
+        let directory_id = DirectoryId(uuid::Uuid::from_u128(id));
+        directory
+            .set_meta(MetaProperties { cluster_id: None, node_id: NODE, directory_id })
+            .unwrap();
+        Arc::new(directory)
+    });
+    let partitions = Partitions::new(PartitionsConfig {
+        node: Arc::new(NodeConfig::from_settings(settings.into()).unwrap()),
+        directories: directories.collect(),
+        clock: TokioClock::starting_at(NOW_MS),
+        blocking: Blocking::inline(),
+        metrics: Metrics::new(),
+    });
+    partitions.open(image, |_, _| ()).await.unwrap();
+    partitions
+}
+
+#[tokio::test(start_paused = true)]
+async fn logs_are_found_where_they_lie_though_the_image_does_not_say() {
+    let dirs = [SimDir::named("-a"), SimDir::named("-b")];
+    let image = image(TopicId(uuid::Uuid::from_u128(7)), 5);
+    let partitions = opened(&dirs, &image).await;
+    let misplaced = partitions.misplaced().borrow().clone();
+    assert_eq!(misplaced.len(), 5);
+    for partition in partitions.all() {
+        append(&partition).await;
+    }
+    drop(partitions);
+    dirs.iter().for_each(SimDir::kill);
+
+    let partitions = opened(&dirs, &image).await;
+    assert_eq!(*partitions.misplaced().borrow(), misplaced);
+    for partition in partitions.all() {
+        assert_eq!(partition.log().log_end_offset(), Offset(1));
+    }
+    // What is told while it is on its way is told again.
+    let mut other = misplaced.clone();
+    other.values_mut().next().unwrap().0 = uuid::Uuid::from_u128(9);
+    partitions.told(&other);
+    assert_eq!(partitions.misplaced().borrow().len(), 1);
 }

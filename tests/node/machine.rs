@@ -1,6 +1,14 @@
 //! The machine that a node runs on, and what a client asks of the node.
 
-use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use ottla::{
     base::{Blocking, SystemClock},
@@ -10,9 +18,9 @@ use ottla::{
         Resource, TcpConnect,
     },
     config::NodeConfig,
-    log::SimDir,
+    log::{Dir, SimDir},
     net::{SocketBuffers, TcpListener},
-    node::{Node, READINESS, Seams},
+    node::{Node, READINESS, Seams, StartError},
     observability::{Readiness, Registry},
     quorum::MemStore,
 };
@@ -25,7 +33,11 @@ const LONG: Duration = Duration::from_secs(60);
 #[derive(Clone, Default)]
 pub(crate) struct Machine {
     pub(crate) dir: SimDir,
+    /// A second log directory, where the machine has one.
+    pub(crate) second: Option<SimDir>,
     pub(crate) store: Arc<MemStore>,
+    /// No two starts draw the same ids.
+    seeds: Arc<AtomicU64>,
 }
 
 /// A node that serves, and a client of it.
@@ -37,10 +49,30 @@ pub(crate) struct Served {
 }
 
 impl Machine {
+    pub(crate) fn with_two_directories() -> Self {
+        Self { second: Some(SimDir::named("-2")), ..Self::default() }
+    }
+
+    fn directories(&self) -> impl Iterator<Item = &SimDir> {
+        std::iter::once(&self.dir).chain(&self.second)
+    }
+
+    /// The files of a log whose names end so.
+    pub(crate) fn files(&self, log: &str, suffix: &str) -> Vec<String> {
+        let names = self.dir.list(log).unwrap().into_iter().map(|entry| entry.name);
+        names.filter(|name| name.ends_with(suffix)).collect()
+    }
+
     pub(crate) async fn start(&self, settings: &[(&str, &str)]) -> Served {
+        self.try_start(settings).await.unwrap()
+    }
+
+    pub(crate) async fn try_start(&self, settings: &[(&str, &str)]) -> Result<Served, StartError> {
+        let dirs: Vec<_> = self.directories().map(Dir::location).collect();
+        let dirs = dirs.join(",");
         let own = [
             ("node.id", "1"),
-            ("log.dirs", "/simulated"),
+            ("log.dirs", &*dirs),
             ("listeners", "PLAINTEXT://127.0.0.1:0"),
             ("offsets.topic.replication.factor", "1"),
             ("offsets.topic.num.partitions", "1"),
@@ -54,11 +86,11 @@ impl Machine {
         let (registry, readiness) = (Registry::new(), Readiness::new(READINESS));
         let seams = Seams {
             clock: Arc::new(SystemClock),
-            directories: vec![Arc::new(self.dir.clone())],
+            directories: self.directories().map(|dir| Arc::new(dir.clone()) as _).collect(),
             store: Arc::clone(&self.store) as _,
             log_io: Blocking::threads("log", 2, 64).unwrap(),
             quorum_io: Blocking::threads("quorum", 3, 64).unwrap(),
-            seed: 7,
+            seed: self.seeds.fetch_add(1, Ordering::Relaxed),
             registry: registry.clone(),
             readiness: readiness.clone(),
             fatal: Arc::new(|fatal| panic!("the quorum cannot go on: {fatal}")),
@@ -66,14 +98,14 @@ impl Machine {
         let listener =
             TcpListener::bind("127.0.0.1:0".parse().unwrap(), SocketBuffers::default()).unwrap();
         let listeners = vec![("PLAINTEXT".to_owned(), listener)];
-        let node = timeout(LONG, Node::start(config, seams, listeners)).await.unwrap().unwrap();
+        let node = timeout(LONG, Node::start(config, seams, listeners)).await.unwrap()?;
         let client = ClientConfig {
             bootstrap: node.bootstrap_servers().collect(),
             operation_timeout: LONG / 4,
             ..ClientConfig::default()
         };
         let client = Client::new(client, Arc::new(TcpConnect)).unwrap();
-        Served { node, client, registry, readiness }
+        Ok(Served { node, client, registry, readiness })
     }
 }
 

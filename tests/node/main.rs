@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod compaction;
+mod faults;
 mod machine;
 mod observation;

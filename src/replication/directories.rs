@@ -1,0 +1,134 @@
+//! In which log directory a replica is, or is to be (KIP-858).
+//!
+//! The image names the directory of a replica once this node has told the controller. Until then,
+//! and where a disk was replaced, the logs that lie in the directories decide. While a directory is
+//! offline, no log is begun for a replica that may have one in it: it would be empty, and lead.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
+
+use tokio::sync::watch;
+
+use super::{Partition, Partitions};
+use crate::{
+    base::{DirectoryId, TopicPartition},
+    log::{CreateError, LogDirectory, LogError},
+    metadata::{MetadataImage, directory},
+};
+
+/// Why a replica is offline.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PlaceError {
+    /// Its log cannot be had.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    /// Beginning an empty log would hide the one that may be there.
+    #[error("no log of it was found, and {location}, which may hold it, is offline")]
+    Hidden { location: String },
+}
+
+/// The replicas of this node whose directory the image does not name as it is.
+pub type Misplaced = BTreeMap<TopicPartition, DirectoryId>;
+
+impl Partitions {
+    /// The log directories that have not failed.
+    pub fn working_directories(&self) -> impl Iterator<Item = &Arc<LogDirectory>> {
+        self.config.directories.iter().filter(|directory| directory.failure().is_none())
+    }
+
+    /// How many log directories have failed.
+    #[must_use]
+    pub fn failures(&self) -> watch::Receiver<usize> {
+        self.failures.subscribe()
+    }
+
+    /// Why no log directory works any more, if none does: the first one's failure.
+    #[must_use]
+    pub fn failure(&self) -> Option<Arc<LogError>> {
+        let directories = &self.config.directories;
+        let failed = directories.iter().all(|directory| directory.failure().is_some());
+        directories.first().filter(|_| failed)?.failure()
+    }
+
+    /// The replicas whose directory the controller is to be told of (KIP-858). Empty on a node
+    /// with one directory: there a replica can lie nowhere else.
+    #[must_use]
+    pub fn misplaced(&self) -> watch::Receiver<Misplaced> {
+        self.misplaced.subscribe()
+    }
+
+    /// The controller was told of these.
+    pub fn told(&self, told: &Misplaced) {
+        self.misplaced.send_if_modified(|misplaced| {
+            misplaced.retain(|id, directory| told.get(id) != Some(directory));
+            false
+        });
+    }
+
+    /// Where a replica is, or else is to be: in the directory that the image names, if this node
+    /// has it, or else in the one with the fewest logs.
+    pub(super) fn place(
+        &self,
+        id: TopicPartition,
+        topic: &str,
+        registered: DirectoryId,
+    ) -> Result<Arc<LogDirectory>, PlaceError> {
+        let directories = &self.config.directories;
+        let is_named = |one: &&Arc<LogDirectory>| {
+            one.meta().is_some_and(|meta| meta.directory_id == registered)
+        };
+        let holds = |one: &&Arc<LogDirectory>| {
+            one.log(topic, id.partition).is_some_and(|log| log.topic_id() == id.topic)
+        };
+        let named = directories.iter().find(is_named);
+        let held = named.filter(holds).or_else(|| directories.iter().find(holds));
+        if let Some(known) = held.or(named) {
+            return Ok(Arc::clone(known));
+        }
+        let offline = directories.iter().find(|directory| directory.failure().is_some());
+        let is_new = self.opened.load(Ordering::Relaxed) && !self.is_offline(id);
+        if let Some(offline) = offline.filter(|_| !is_new) {
+            return Err(PlaceError::Hidden { location: offline.location() });
+        }
+        let emptiest = self.working_directories().min_by_key(|directory| directory.logs().len());
+        Ok(Arc::clone(emptiest.unwrap_or(&directories[0])))
+    }
+
+    /// Notes which of these replicas the image has in another directory than they are in.
+    pub(super) fn compare_places(&self, image: &MetadataImage, ids: &[TopicPartition]) {
+        if self.config.directories.len() == 1 {
+            return;
+        }
+        let node = self.config.node.node_id;
+        self.misplaced.send_if_modified(|misplaced| {
+            let mut changed = false;
+            for id in ids {
+                let said = image.partition(*id).and_then(|partition| partition.directory(node));
+                let is = match self.lookup(*id) {
+                    Some(partition) => self.holder(&partition),
+                    // Where the image names a directory, that one is known to be offline.
+                    None => (said == Some(directory::UNASSIGNED)).then_some(directory::LOST),
+                };
+                let is = is.filter(|is| said.is_some_and(|said| said != *is));
+                changed |= is.is_some();
+                match is {
+                    Some(is) => drop(misplaced.insert(*id, is)),
+                    None => drop(misplaced.remove(id)),
+                }
+            }
+            changed
+        });
+    }
+
+    /// The directory that holds the replica.
+    fn holder(&self, partition: &Partition) -> Option<DirectoryId> {
+        let (topic, index) = (partition.topic(), partition.id().partition);
+        let mut directories = self.config.directories.iter();
+        let holds = |directory: &&Arc<LogDirectory>| {
+            directory.log(topic, index).is_some_and(|log| Arc::ptr_eq(&log, partition.log()))
+        };
+        Some(directories.find(holds)?.meta()?.directory_id)
+    }
+}
