@@ -10,13 +10,14 @@ use std::{
 
 use futures::{StreamExt, stream};
 use parking_lot::RwLock;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tracing::{error, info, warn};
 
 use super::{Metrics, Misplaced, Partition, leader::Registration, partition::Shared};
 use crate::{
     base::{
-        Blocking, BlockingStopped, Clock, HashMap, Offset, PartitionIndex, TopicId, TopicPartition,
+        Blocking, BlockingStopped, Clock, HashMap, NodeId, Offset, PartitionIndex, TopicId,
+        TopicPartition,
     },
     config::{BrokerConfig, NodeConfig, TopicConfig, TopicLayers},
     log::{Log, LogConfig, LogDirectory, LogError},
@@ -69,6 +70,7 @@ impl Partitions {
     pub fn new(config: PartitionsConfig) -> Self {
         let shared = Shared {
             node: config.node.node_id,
+            origin: Instant::now(),
             clock: Arc::clone(&config.clock),
             blocking: config.blocking.clone(),
             metrics: config.metrics.clone(),
@@ -338,12 +340,17 @@ impl Partitions {
             return partition.resign();
         }
         let config = configs.topic(partition.topic());
+        let active = |node: &NodeId| {
+            image.broker(*node).filter(|b| b.is_active()).map(|broker| (*node, broker.epoch))
+        };
         let registration = Registration {
             leader_epoch: registered.leader_epoch,
             partition_epoch: registered.partition_epoch,
             replicas: registered.replicas.iter().copied().collect(),
             isr: registered.isr.iter().copied().collect(),
+            recovering: registered.recovering,
             min_insync_replicas: usize::try_from(config.min_insync_replicas).unwrap_or(1),
+            active: registered.replicas.iter().filter_map(active).collect(),
         };
         partition.lead(registration, config);
     }

@@ -1,7 +1,7 @@
 //! Partitions: leader state, high watermarks, waiting requests.
 //!
 //! State: for each replica of this node a [`Partition`], which joins a log with what its
-//! leader knows (`leader`, a core without I/O) and with the requests that wait for it
+//! leader knows ([`leader`], a core without I/O) and with the requests that wait for it
 //! (`waiting`). [`Partitions`] holds all of them and follows the metadata image.
 //!
 //! Invariants:
@@ -14,16 +14,19 @@
 //!
 //! References: KIP-101, KIP-966; Kafka's design, "Replication".
 
+mod bug;
 mod directories;
 mod internal_log;
-mod leader;
+pub mod leader;
 mod manager;
 mod metrics;
 mod partition;
+pub mod subscription;
 #[cfg(test)]
 mod tests;
 mod waiting;
 
+pub use bug::Bug;
 pub use directories::Misplaced;
 pub use internal_log::InternalLog;
 pub use manager::{OpenError, Partitions, PartitionsConfig};

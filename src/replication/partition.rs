@@ -8,7 +8,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Metrics,
-    leader::{Leader, Registration},
+    leader::{Leader, LeaderConfig, Registration, Start},
     waiting::{FetchWait, Reply, Until, WaitingFetches, WaitingWrites},
 };
 use crate::{
@@ -132,9 +132,17 @@ pub struct Partition {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) node: NodeId,
+    /// What the cores count their milliseconds from.
+    pub(super) origin: Instant,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) blocking: Blocking,
     pub(super) metrics: Metrics,
+}
+
+impl Shared {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 impl Partition {
@@ -241,12 +249,13 @@ impl Partition {
 
     /// Leads from now on, or goes on leading with a newer registration.
     pub(super) fn lead(self: &Arc<Self>, registration: Registration, config: Arc<TopicConfig>) {
+        let now_ms = self.shared.now_ms();
         let flush = {
             let mut inner = self.inner.lock();
             inner.config = config;
             match &mut inner.leader {
                 Some(leader) if leader.leader_epoch() == registration.leader_epoch => {
-                    if leader.handle_registration(registration) {
+                    if leader.handle_registration(registration, now_ms) {
                         inner.handle_committed();
                     }
                 }
@@ -255,8 +264,13 @@ impl Partition {
                     self.log.assign_epoch(registration.leader_epoch);
                     // Everything that this replica holds of the leaders before is kept; it commits
                     // once the ISR, this replica with its flush included, is known to hold it.
-                    let start = self.log.log_start_offset();
-                    inner.leader = Some(Leader::new(registration, start));
+                    let start = Start {
+                        log_end_offset: self.log.log_end_offset(),
+                        acknowledged: Offset::ZERO,
+                        high_watermark: self.log.log_start_offset(),
+                    };
+                    let config = LeaderConfig::new(self.shared.node);
+                    inner.leader = Some(Leader::new(config, registration, start, now_ms));
                 }
             }
             self.handle_appended(&mut inner)
@@ -386,7 +400,11 @@ impl Partition {
         let end = self.log.log_end_offset();
         let unflushed = end.since(inner.flushed);
         let acknowledged = if inner.config.flush_messages > 1 { end } else { inner.flushed };
-        inner.handle_acknowledged(self.shared.node, acknowledged);
+        let now_ms = self.shared.now_ms();
+        if let Some(leader) = &mut inner.leader {
+            leader.handle_appended(end, now_ms);
+        }
+        inner.handle_acknowledged(acknowledged, now_ms);
         if unflushed <= 0 {
             return false;
         }
@@ -429,7 +447,7 @@ impl Partition {
         tokio::spawn(async move {
             loop {
                 let log = Arc::clone(&partition.log);
-                let Shared { node, blocking, metrics, .. } = &*partition.shared;
+                let Shared { blocking, metrics, .. } = &*partition.shared;
                 let started = Instant::now();
                 let flushed = blocking.run(move || log.flush()).await;
                 let mut inner = partition.inner.lock();
@@ -441,7 +459,7 @@ impl Partition {
                     Ok(Err(_)) => metrics.failed_flushes.increment(1),
                 }
                 match flushed {
-                    Ok(Ok(flushed)) => inner.handle_flushed(*node, flushed),
+                    Ok(Ok(flushed)) => inner.handle_flushed(flushed, partition.shared.now_ms()),
                     // The directory is offline now and says why; whoever waits learns that the
                     // outcome is not known.
                     Ok(Err(error)) => inner.writes.fail(&AppendError::Log(error.into())),
@@ -539,14 +557,15 @@ impl Inner {
         self.writes.push(end, until, appended, append.reply);
     }
 
-    fn handle_flushed(&mut self, node: NodeId, flushed: Offset) {
+    fn handle_flushed(&mut self, flushed: Offset, now_ms: u64) {
         self.flushed = self.flushed.max(flushed);
-        self.handle_acknowledged(node, flushed);
+        self.handle_acknowledged(flushed, now_ms);
     }
 
     /// This replica holds everything before `end` as the topic's flush policy asks.
-    fn handle_acknowledged(&mut self, node: NodeId, end: Offset) {
-        if self.leader.as_mut().is_some_and(|leader| leader.handle_acknowledged(node, end)) {
+    fn handle_acknowledged(&mut self, end: Offset, now_ms: u64) {
+        let leader = self.leader.as_mut();
+        if leader.is_some_and(|leader| leader.handle_own_acknowledged(end, now_ms)) {
             self.handle_committed();
         }
         self.writes.complete(self.flushed, self.committed());

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use tokio::time::{self, Instant};
 
 use super::{
-    Acks, Metrics, Partition, Partitions, PartitionsConfig, leader::Registration, partition::Shared,
+    Acks, Metrics, Partition, Partitions, PartitionsConfig, leader::Registration,
+    partition::Shared, subscription::LogView,
 };
 use crate::{
     base::{
@@ -34,14 +35,17 @@ fn partition(dir: &SimDir, config: TopicConfig, blocking: Blocking) -> Arc<Parti
     let id = TopicPartition { topic, partition: PartitionIndex(0) };
     let clock = TokioClock::starting_at(NOW_MS);
     let config = Arc::new(config);
-    let shared = Arc::new(Shared { node: NODE, clock, blocking, metrics: Metrics::new() });
+    let (node, origin, metrics) = (NODE, Instant::now(), Metrics::new());
+    let shared = Arc::new(Shared { node, origin, clock, blocking, metrics });
     let partition = Partition::new(id, "t".into(), log, Arc::clone(&config), shared);
     let registration = Registration {
         leader_epoch: LeaderEpoch(0),
         partition_epoch: PartitionEpoch(0),
         replicas: [NODE].into(),
         isr: [NODE].into(),
+        recovering: false,
         min_insync_replicas: 1,
+        active: [].into(),
     };
     partition.lead(registration, config);
     partition
@@ -160,4 +164,39 @@ async fn logs_are_found_where_they_lie_though_the_image_does_not_say() {
     other.values_mut().next().unwrap().0 = uuid::Uuid::from_u128(9);
     partitions.told(&other);
     assert_eq!(partitions.misplaced().borrow().len(), 1);
+}
+
+/// Where a log begins and ends, and at which offset each of its epochs starts.
+#[derive(Debug, Clone)]
+pub(super) struct Epochs {
+    pub(super) start: i64,
+    pub(super) end: i64,
+    pub(super) starts: Vec<(i32, i64)>,
+}
+
+impl LogView for Epochs {
+    fn log_start_offset(&self) -> Offset {
+        Offset(self.start)
+    }
+
+    fn log_end_offset(&self) -> Offset {
+        Offset(self.end)
+    }
+
+    fn last_epoch(&self) -> LeaderEpoch {
+        self.starts.last().map_or(LeaderEpoch::NONE, |(epoch, _)| LeaderEpoch(*epoch))
+    }
+
+    fn end_of_epoch(&self, asked: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        let at = self.starts.iter().rposition(|(epoch, _)| *epoch <= asked.0)?;
+        if asked > self.last_epoch() {
+            return None;
+        }
+        let end = self.starts.get(at + 1).map_or(self.end, |(_, start)| *start);
+        Some((LeaderEpoch(self.starts[at].0), Offset(end)))
+    }
+
+    fn last_stable_offset(&self, high_watermark: Offset) -> Offset {
+        high_watermark
+    }
 }

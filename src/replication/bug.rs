@@ -1,0 +1,39 @@
+//! Mistakes that the simulation of replicas must find.
+//!
+//! Compiled in only with the feature `planted-bugs`, as those of the quorum's core are, and made
+//! only where a core's configuration names one.
+
+/// A mistake to make on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    /// A follower acknowledges what it has appended and not flushed.
+    AcknowledgeBeforeFlush,
+    /// A leader lets a follower go on whose log is not a prefix of its own.
+    SkipTruncation,
+    /// A leader compares where logs end, and not in which epoch.
+    IgnoreLeaderEpoch,
+    /// A leader takes a follower into the ISR as soon as that one has acknowledged anything.
+    GrowIsrEarly,
+    /// While a growth of the ISR is under way, a leader commits by the ISR as it was.
+    ForgetPendingIsr,
+    /// A leader goes on committing with fewer replicas in sync than `min.insync.replicas`.
+    CommitBelowMinIsr,
+    /// A leader believes what a follower acknowledged before it subscribed anew.
+    KeepAcknowledged,
+    /// A leader shows clients all that it has.
+    ServePastHighWatermark,
+}
+
+impl Bug {
+    /// All of them, with the names by which a command line picks one.
+    pub const ALL: [(Self, &'static str); 8] = [
+        (Self::AcknowledgeBeforeFlush, "acknowledge-before-flush"),
+        (Self::SkipTruncation, "skip-truncation"),
+        (Self::IgnoreLeaderEpoch, "ignore-leader-epoch"),
+        (Self::GrowIsrEarly, "grow-isr-early"),
+        (Self::ForgetPendingIsr, "forget-pending-isr"),
+        (Self::CommitBelowMinIsr, "commit-below-min-isr"),
+        (Self::KeepAcknowledged, "keep-acknowledged"),
+        (Self::ServePastHighWatermark, "serve-past-high-watermark"),
+    ];
+}

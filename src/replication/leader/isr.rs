@@ -1,0 +1,168 @@
+//! Who is in sync, and the question to the controller about it.
+//!
+//! A question whose answer is lost is asked again as it was, since the controller may have acted on
+//! it. While that is open, the maximal ISR is what limits the high watermark: the ISR that is known,
+//! and everybody whom a question that may yet be acted on has named. It ends with a newer partition
+//! epoch, by which the controller refuses everything older.
+//!
+//! A refusal says that a question was not acted on, but nothing of an earlier copy of it that may be
+//! on its way still. So after a refusal with a copy at large, the leader asks for the ISR that is
+//! known, which the controller grants with a new partition epoch.
+
+use std::collections::BTreeSet;
+
+use super::{AlterError, AlterPartition, Altered, Bug, Follower, Leader};
+use crate::base::NodeId;
+
+/// A change of the ISR under way.
+#[derive(Debug)]
+pub(super) struct Pending {
+    /// Who shall be in sync.
+    isr: BTreeSet<NodeId>,
+    /// Who may be, by all that was asked.
+    maximal: BTreeSet<NodeId>,
+    state: State,
+    /// An answer was lost, so that a copy of the question may be on its way.
+    at_large: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// To be asked from this time on.
+    Ask(u64),
+    /// Asked, under this number.
+    Asked(u64),
+    /// Refused since the partition has changed: the metadata is to say how.
+    Outdated,
+}
+
+impl Leader {
+    /// What to ask the controller, if anything, and if it is time.
+    pub fn poll_alter_partition(&mut self, now_ms: u64) -> Option<AlterPartition> {
+        self.now_ms = now_ms;
+        if self.pending.is_none() && now_ms >= self.ask_ms {
+            let isr = self.wanted_isr();
+            if isr != self.registration.isr || self.registration.recovering {
+                let maximal = &isr | &self.registration.isr;
+                let (state, at_large) = (State::Ask(now_ms), false);
+                self.pending = Some(Pending { isr, maximal, state, at_large });
+            }
+        }
+        let pending = self.pending.as_mut()?;
+        if !matches!(pending.state, State::Ask(at_ms) if at_ms <= now_ms) {
+            return None;
+        }
+        self.asked += 1;
+        pending.state = State::Asked(self.asked);
+        let joins = |node: &NodeId| !self.registration.isr.contains(node);
+        let known = |node: &NodeId| {
+            let epoch = self.followers.get(node).and_then(|follower| follower.broker_epoch);
+            // Whoever stays is in sync by the controller's own word.
+            (*node, epoch.filter(|_| joins(node)))
+        };
+        Some(AlterPartition {
+            number: self.asked,
+            leader_epoch: self.registration.leader_epoch,
+            partition_epoch: self.registration.partition_epoch,
+            isr: pending.isr.iter().map(known).collect(),
+        })
+    }
+
+    /// The answer to a question. Returns whether the high watermark rose.
+    pub fn handle_altered(
+        &mut self,
+        number: u64,
+        answer: Result<Altered, AlterError>,
+        now_ms: u64,
+    ) -> bool {
+        self.now_ms = now_ms;
+        let again_ms = now_ms + self.config.retry_backoff_ms;
+        let Some(pending) = self.pending.as_mut().filter(|p| p.state == State::Asked(number))
+        else {
+            return false;
+        };
+        match answer {
+            Ok(altered) if altered.leader_epoch != self.registration.leader_epoch => {
+                pending.state = State::Outdated;
+            }
+            Ok(altered) => {
+                self.pending = None;
+                self.registration.partition_epoch = altered.partition_epoch;
+                self.registration.isr = altered.isr;
+                self.registration.recovering = altered.recovering;
+                self.meet_followers();
+            }
+            Err(AlterError::Outdated) => pending.state = State::Outdated,
+            Err(AlterError::Unanswered) => {
+                pending.at_large = true;
+                pending.state = State::Ask(again_ms);
+            }
+            Err(AlterError::IneligibleReplica) if pending.at_large => {
+                pending.isr.clone_from(&self.registration.isr);
+                pending.state = State::Ask(again_ms);
+            }
+            Err(AlterError::IneligibleReplica) => {
+                self.pending = None;
+                self.ask_ms = again_ms;
+            }
+        }
+        self.advance()
+    }
+
+    pub(super) fn next_question_ms(&self) -> Option<u64> {
+        match &self.pending {
+            None => Some(self.ask_ms),
+            Some(Pending { state: State::Ask(at_ms), .. }) => Some(*at_ms),
+            Some(_) => None,
+        }
+    }
+
+    /// Who should be in sync by what is known now: the ISR without those that lag, with those that
+    /// have caught up.
+    fn wanted_isr(&self) -> BTreeSet<NodeId> {
+        let mut isr = self.registration.isr.clone();
+        for (node, follower) in &self.followers {
+            if self.lags(follower) {
+                isr.remove(node);
+            } else if self.has_caught_up(*node, follower) {
+                isr.insert(*node);
+            }
+        }
+        isr
+    }
+
+    fn lags(&self, follower: &Follower) -> bool {
+        let is_late = |caught_up_ms: u64| {
+            self.now_ms.saturating_sub(caught_up_ms) > self.config.replica_lag_time_max_ms
+        };
+        !follower.has_all(self.log_end_offset) && follower.caught_up_ms.is_none_or(is_late)
+    }
+
+    /// Whether the follower holds all that is committed, and all that this leader took over: only
+    /// then could it lead without a loss.
+    fn has_caught_up(&self, node: NodeId, follower: &Follower) -> bool {
+        let Some(end) = follower.acknowledged.filter(|_| self.may_join(node, follower)) else {
+            return false;
+        };
+        let has_all = end >= self.high_watermark && end >= self.epoch_start;
+        has_all || self.has_bug(Bug::GrowIsrEarly)
+    }
+
+    /// Whether the controller would take the follower into the ISR.
+    fn may_join(&self, node: NodeId, follower: &Follower) -> bool {
+        let registered = self.registration.active.get(&node).copied();
+        follower.session.is_some() && registered.is_some() && registered == follower.broker_epoch
+    }
+
+    /// Whether the high watermark should wait for a follower out of sync. Else one that is always a
+    /// little behind those in sync could never join them.
+    pub(super) fn is_about_to_join(&self, node: NodeId, follower: &Follower) -> bool {
+        self.may_join(node, follower) && !self.lags(follower)
+    }
+
+    pub(super) fn is_in_maximal_isr(&self, node: NodeId) -> bool {
+        let pending = self.pending.as_ref().filter(|_| !self.has_bug(Bug::ForgetPendingIsr));
+        self.registration.isr.contains(&node)
+            || pending.is_some_and(|pending| pending.maximal.contains(&node))
+    }
+}
