@@ -538,10 +538,11 @@ impl Log {
             })?;
         }
         let mut state = self.state.write();
-        if state.generation == generation && state.recovery_point < end {
-            state.recovery_point = end;
+        if state.generation == generation {
+            state.recovery_point = state.recovery_point.max(end);
         }
-        Ok(end.min(state.log_end_offset))
+        // Records that came in place of some that were cut meanwhile are not on disk.
+        Ok(state.recovery_point)
     }
 
     fn sync_closed(&self, segment: &Segment, next_base: Offset) -> Result<(), LogError> {

@@ -10,7 +10,8 @@ use super::{
 use crate::base::Offset;
 
 impl Log {
-    /// Cuts everything from `offset` on; a batch that holds it in its middle goes whole.
+    /// Cuts everything from `offset` on, leader epochs without a record included; a batch that holds
+    /// it in its middle goes whole.
     ///
     /// # Errors
     /// Where the disk fails.
@@ -22,6 +23,10 @@ impl Log {
             (state.segments.clone(), state.log_start_offset, state.log_end_offset)
         };
         if offset >= end {
+            // An epoch in which nothing was written may begin at the end.
+            if self.state.write().epochs.truncate_from_end(offset) {
+                self.epochs_dirty.store(true, Ordering::Release);
+            }
             return Ok(());
         }
         if offset <= start {

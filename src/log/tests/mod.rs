@@ -2,6 +2,7 @@
 
 mod compaction;
 mod crash;
+mod cut;
 mod kafka_tool;
 mod lifecycle;
 
