@@ -18,7 +18,7 @@ use crate::{
         draft::Draft,
         election::Change,
     },
-    metadata::{MetadataImage, Partition},
+    metadata::{MetadataImage, Partition, records::PartitionChangeRecord},
 };
 
 pub(super) fn alter(
@@ -77,9 +77,14 @@ fn alter_one(
         rules: view.at(&image).rules(&topic.name, partition),
         recovered: wanted.leader_recovery_state == 0,
     };
-    if let Some(record) = change.build() {
-        draft.add_alone(record);
-    }
+    let record = change.build().unwrap_or_else(|| {
+        // Differs from Kafka: asking for what is so already raises the partition epoch. A leader asks
+        // for that to make sure that no earlier question of its own is acted on any more.
+        let mut record = PartitionChangeRecord::new(at);
+        record.isr = Some(partition.isr.iter().copied().collect());
+        record
+    });
+    draft.add_alone(record);
     Ok(())
 }
 

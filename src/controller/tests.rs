@@ -180,6 +180,10 @@ impl World {
     }
 
     fn alter_isr(&mut self, topic: &str, isr: &[u32]) -> i16 {
+        self.alter_isr_at(topic, isr, self.partition(topic, 0).partition_epoch.0)
+    }
+
+    fn alter_isr_at(&mut self, topic: &str, isr: &[u32], partition_epoch: i32) -> i16 {
         let (at, partition) = (self.at(topic, 0), self.partition(topic, 0));
         let leader = partition.leader.unwrap().0;
         let member = |id: &u32| {
@@ -189,7 +193,7 @@ impl World {
         };
         let wanted = alter_partition_request::PartitionData::default()
             .with_leader_epoch(partition.leader_epoch.0)
-            .with_partition_epoch(partition.partition_epoch.0)
+            .with_partition_epoch(partition_epoch)
             .with_new_isr_with_epochs(isr.iter().map(member).collect());
         let topic = alter_partition_request::TopicData::default()
             .with_topic_id(at.topic.0)
@@ -485,6 +489,20 @@ fn the_last_in_sync_stays_eligible_and_leads_again() {
     world.heartbeat(1, false);
     let partition = world.partition("a", 0);
     assert_eq!((partition.leader, partition.recovering), (Some(NodeId(1)), false));
+}
+
+#[test]
+fn a_leader_that_asks_for_the_isr_as_it_is_gets_a_new_partition_epoch() {
+    let mut world = World::with_brokers(2);
+    world.create_one(assigned("a", &[(0, &[1, 2])]));
+    let before = world.partition("a", 0);
+    assert_eq!(world.alter_isr("a", &[1, 2]), 0);
+    let after = world.partition("a", 0);
+    assert_eq!(after.partition_epoch.0, before.partition_epoch.0 + 1);
+    assert_eq!((after.leader_epoch, &after.isr), (before.leader_epoch, &before.isr));
+    // So that a leader can fence a question of its own whose answer was lost.
+    let outdated = ResponseError::InvalidUpdateVersion.code();
+    assert_eq!(world.alter_isr_at("a", &[1], before.partition_epoch.0), outdated);
 }
 
 #[test]
