@@ -16,6 +16,7 @@
 
 mod bug;
 mod directories;
+pub mod follower;
 mod internal_log;
 pub mod leader;
 mod manager;
