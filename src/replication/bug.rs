@@ -18,22 +18,19 @@ pub enum Bug {
     ForgetPendingIsr,
     /// A leader goes on committing with fewer replicas in sync than `min.insync.replicas`.
     CommitBelowMinIsr,
-    /// A leader believes what a follower acknowledged before it subscribed anew.
-    KeepAcknowledged,
     /// A leader shows clients all that it has.
     ServePastHighWatermark,
 }
 
 impl Bug {
     /// All of them, with the names by which a command line picks one.
-    pub const ALL: [(Self, &'static str); 8] = [
+    pub const ALL: [(Self, &'static str); 7] = [
         (Self::AcknowledgeBeforeFlush, "acknowledge-before-flush"),
         (Self::SkipTruncation, "skip-truncation"),
         (Self::IgnoreLeaderEpoch, "ignore-leader-epoch"),
         (Self::GrowIsrEarly, "grow-isr-early"),
         (Self::ForgetPendingIsr, "forget-pending-isr"),
         (Self::CommitBelowMinIsr, "commit-below-min-isr"),
-        (Self::KeepAcknowledged, "keep-acknowledged"),
         (Self::ServePastHighWatermark, "serve-past-high-watermark"),
     ];
 }

@@ -26,6 +26,7 @@ pub mod subscription;
 #[cfg(test)]
 mod tests;
 mod waiting;
+pub mod wire;
 
 pub use bug::Bug;
 pub use directories::Misplaced;

@@ -287,7 +287,6 @@ impl Leader {
             return Answer::Refused(refusal);
         }
         let answer = self.compare(subscribe, log);
-        let keep = self.has_bug(Bug::KeepAcknowledged);
         let Some(follower) = self.followers.get_mut(&node) else {
             return Answer::Refused(Refusal::NotReplica);
         };
@@ -295,9 +294,7 @@ impl Leader {
         follower.touch(self.log_end_offset, now_ms);
         follower.newest = Some(subscribe.session);
         follower.session = None;
-        if !keep {
-            follower.acknowledged = None;
-        }
+        follower.acknowledged = None;
         if answer == Answer::Agreed {
             follower.session = Some(subscribe.session);
             follower.broker_epoch = Some(subscribe.broker_epoch);
