@@ -18,6 +18,7 @@ mod bug;
 mod directories;
 pub mod follower;
 mod internal_log;
+pub mod isr_request;
 pub mod leader;
 mod manager;
 mod metrics;
