@@ -46,8 +46,9 @@ definitions! {
         "Longest wait for a connection to another node after failures";
     "socket.connection.setup.timeout.ms": Long = Some("10000"), Any, Medium, ReadOnly,
         "First wait for a connection to another node";
-    "socket.listen.backlog.size": Int = Some("50"), at_least(1), Medium, ReadOnly,
-        "Connections that may wait to be accepted";
+    "socket.listen.backlog.size": Int = Some("1024"), at_least(1), Medium, ReadOnly,
+        "Connections that may wait to be accepted; the system's net.core.somaxconn at most",
+        differs "1024 instead of 50, which a burst of clients overflows";
     "socket.receive.buffer.bytes": Int = Some("102400"), Any, High, ReadOnly,
         "Receive buffer of client connections; -1 leaves it to the system";
     "socket.request.max.bytes": Int = Some("104857600"), at_least(1), High, ReadOnly,
