@@ -444,14 +444,8 @@ impl PartitionsConfig {
 
 fn load_one(directory: &LogDirectory, name: &str, config: Arc<LogConfig>, now_ms: i64) {
     match directory.load(name, config, now_ms) {
-        Ok((_, recovery)) => {
-            if let Some((end, cause)) = recovery.cut {
-                let (cut_bytes, set_aside) = (recovery.cut_bytes, recovery.set_aside);
-                warn!(log = name, %end, %cause, cut_bytes, ?set_aside, "cut a torn tail");
-            }
-        }
-        // Said when it went offline.
-        Err(LogError::Offline { .. }) => {}
+        // What recovery cut it has said, and what took the directory offline too.
+        Ok(_) | Err(LogError::Offline { .. }) => {}
         Err(error) => error!(log = name, %error, "a log could not be opened"),
     }
 }
