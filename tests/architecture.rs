@@ -22,6 +22,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("metadata", &["base", "protocol", "config"]),
     ("quorum", &["base", "config", "metadata"]),
     ("controller", &["base", "protocol", "config", "metadata", "quorum"]),
+    ("cluster", &["base", "config", "metadata", "quorum", "controller", "transport"]),
     ("log", &["base", "protocol", "config"]),
     ("coordinator", &["base", "protocol", "metadata"]),
     ("group", &["base", "protocol", "metadata", "coordinator"]),
@@ -36,6 +37,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "metadata",
             "quorum",
             "controller",
+            "cluster",
             "log",
             "coordinator",
             "group",
@@ -63,6 +65,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "observability",
             "cert",
             "transport",
+            "cluster",
         ],
     ),
     (

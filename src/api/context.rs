@@ -12,8 +12,9 @@ use super::{
 };
 use crate::{
     base::{Clock, NodeId},
+    cluster::{Cluster, Controllers, LeaderError},
     config::{BrokerConfig, NodeConfig},
-    controller::{self, driver},
+    controller,
     group::Groups,
     metadata::{ConfigResource, MetadataImage},
     protocol::ResponseError,
@@ -62,8 +63,10 @@ pub struct ContextParts {
     pub published: Published,
     /// The metadata quorum.
     pub quorum: quorum::Handle<MetadataImage>,
-    /// The active controller.
-    pub controller: driver::Client<controller::Controller>,
+    /// The active controller, wherever it is.
+    pub controllers: Controllers,
+    /// This node's part in the cluster.
+    pub cluster: Cluster,
     /// The replicas of this node.
     pub partitions: Arc<Partitions>,
     /// The group coordinator.
@@ -156,14 +159,15 @@ impl Context {
     ) -> Result<controller::Response, WireError> {
         let timeout = Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0));
         let deadline = Instant::now() + timeout;
-        let response = self.controller.request(request, deadline).await.map_err(|error| {
+        let id = Some(self.controllers.new_id());
+        let answer = self.controllers.request(request, id, deadline).await;
+        let (response, index) = answer.map_err(|error| {
             let code = match error {
-                driver::RequestError::NotController => ResponseError::NotController,
-                driver::RequestError::TimedOut => ResponseError::RequestTimedOut,
+                LeaderError::NoLeader | LeaderError::NoCluster => ResponseError::NotController,
+                LeaderError::Unknown => ResponseError::RequestTimedOut,
             };
             WireError::new(code, error.to_string())
         })?;
-        let index = self.quorum.applied_index();
         // Too late is no failure: the change has happened, and is about to be seen here.
         let _ = tokio::time::timeout_at(deadline, self.published.wait_for(index)).await;
         Ok(response)

@@ -49,6 +49,8 @@ pub struct NodeConfig {
     pub http_listener: Option<Address>,
     /// `ottla.seeds`: nodes to join.
     pub seeds: Vec<Address>,
+    /// `ottla.quorum.voters.target`; 0 for none.
+    pub voters_target: usize,
     /// `broker.rack`.
     pub rack: Option<String>,
     /// `ottla.log.level`: directives for the node's own log.
@@ -235,6 +237,7 @@ impl NodeConfig {
         "ottla.http.listener",
         "ottla.log.format",
         "ottla.log.level",
+        "ottla.quorum.voters.target",
         "ottla.seeds",
     ];
 
@@ -419,6 +422,7 @@ impl Reader<'_> {
             http_listener,
             // Those that are no addresses were refused by the key's validator.
             seeds: self.texts("ottla.seeds").iter().filter_map(|text| address(text)).collect(),
+            voters_target: usize::try_from(self.number("ottla.quorum.voters.target")).unwrap_or(0),
             rack: self.text("broker.rack"),
             log_level: self.text("ottla.log.level").unwrap_or_default(),
             log_format: match self.text("ottla.log.format").as_deref() {

@@ -39,6 +39,12 @@ pub trait Decider: Send + 'static {
     /// What it answers.
     type Response: Send + 'static;
 
+    /// The node has become the active controller: entries to propose before anything is decided.
+    fn begin(&mut self, image: &MetadataImage, now_ms: u64) -> Vec<Batch> {
+        let _ = (image, now_ms);
+        Vec::new()
+    }
+
     /// Entries to propose, and the answer once all of them are applied. `image` holds all that was
     /// decided before; `now_ms` is monotonic.
     fn decide(
@@ -60,6 +66,10 @@ impl Decider for Controller {
     type Request = Request;
     type Response = Response;
 
+    fn begin(&mut self, image: &MetadataImage, _: u64) -> Vec<Batch> {
+        Self::begin(self, image)
+    }
+
     fn decide(
         &mut self,
         image: &MetadataImage,
@@ -80,12 +90,18 @@ impl Decider for Controller {
     }
 }
 
+/// Names a request, so that it is decided once however often it is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub uuid::Uuid);
 /// Why a request has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// Another node is the controller, or becomes it. The change may yet happen.
+    /// Another node is the controller, or becomes it. Nothing was done.
     #[error("this node is not the active controller")]
     NotController,
+    /// Another node becomes the controller. The change may yet happen.
+    #[error("this node lost the leadership before the change was committed")]
+    LeadershipLost,
     /// The deadline passed. The change may yet happen.
     #[error("the controller did not answer in time")]
     TimedOut,
@@ -138,6 +154,8 @@ type Answer = Box<dyn FnOnce(Result<(), RequestError>) + Send>;
 /// Decided and proposed; answered when everything before it and all of its own is applied.
 struct InFlight {
     proposals: VecDeque<Proposal>,
+    /// Some of it is committed.
+    has_begun: bool,
     answer: Answer,
 }
 
@@ -223,7 +241,9 @@ where
                             continue;
                         }
                     }
-                    self.begin(term);
+                    if self.begin(term).await.is_err() {
+                        return;
+                    }
                 }
             }
             let timer = self.timer();
@@ -255,22 +275,27 @@ where
     }
 
     /// This node leads in `term` and has applied all that was committed before it.
-    fn begin(&mut self, term: u64) {
+    async fn begin(&mut self, term: u64) -> Result<(), ProposeError> {
         self.speculations += 1;
         let image = MetadataImage::clone(&self.quorum.image());
         let now_ms = self.now_ms();
-        let decider = (self.activate)(&image, now_ms);
+        let mut decider = (self.activate)(&image, now_ms);
+        let first = decider.begin(&image, now_ms);
         let speculation = Speculation { term, number: self.speculations };
         let index = self.quorum.applied_index();
         self.term = Some(Term { decider, speculation, image, index });
         tracing::info!(term, "this node is the active controller");
+        if first.is_empty() { Ok(()) } else { self.propose(first, Box::new(|_| ())).await }
     }
 
     /// The first in flight has come to its end.
     fn ended(&mut self, result: Result<(), RequestError>) {
         self.draining |= result.is_err();
         // What comes after a refusal was decided on it, also where it proposed nothing itself.
-        let result = if self.draining { Err(RequestError::NotController) } else { result };
+        let result = match result {
+            Ok(()) if self.draining => Err(RequestError::NotController),
+            result => result,
+        };
         if let Some(first) = self.in_flight.pop_front() {
             (first.answer)(result);
         }
@@ -326,7 +351,7 @@ where
             let place = Some(term.speculation);
             proposals.push_back(self.quorum.start_propose(batch.encode(), place).await?);
         }
-        self.in_flight.push_back(InFlight { proposals, answer });
+        self.in_flight.push_back(InFlight { proposals, has_begun: false, answer });
         if self.in_flight.len() == 1 && self.in_flight[0].proposals.is_empty() {
             self.ended(Ok(()));
         }
@@ -341,8 +366,20 @@ async fn next_done(in_flight: &mut VecDeque<InFlight>) -> Result<(), RequestErro
         while let Some(proposal) = first.proposals.front_mut() {
             match Pin::new(proposal).poll(context) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(Ok(_))) => drop(first.proposals.pop_front()),
-                Poll::Ready(_) => return Poll::Ready(Err(RequestError::NotController)),
+                Poll::Ready(Ok(Ok(_))) => {
+                    first.has_begun = true;
+                    first.proposals.pop_front();
+                }
+                Poll::Ready(refused) => {
+                    use ProposeError::{Busy, NotLeader, Superseded, TooLarge};
+                    let is_nothing =
+                        matches!(refused, Ok(Err(NotLeader | Busy | TooLarge | Superseded)));
+                    let error = match is_nothing && !first.has_begun {
+                        true => RequestError::NotController,
+                        false => RequestError::LeadershipLost,
+                    };
+                    return Poll::Ready(Err(error));
+                }
             }
         }
         Poll::Ready(Ok(()))

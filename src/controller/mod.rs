@@ -32,6 +32,7 @@ mod isr;
 mod placement;
 mod producer_ids;
 mod topics;
+pub mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -51,7 +52,7 @@ use kafka_protocol::messages::{
 use rand::Rng;
 
 use crate::{
-    base::NodeId,
+    base::{ClusterId, NodeId},
     config::{BrokerLayers, TopicLayers, Value},
     metadata::{Batch, ConfigResource, MetadataImage},
 };
@@ -74,7 +75,7 @@ pub enum Request {
     /// Change single keys of configurations.
     IncrementalAlterConfigs(IncrementalAlterConfigsRequest),
     /// A broker started.
-    RegisterBroker(BrokerRegistrationRequest),
+    BrokerRegistration(BrokerRegistrationRequest),
     /// A broker is alive.
     BrokerHeartbeat(BrokerHeartbeatRequest),
     /// A broker is gone for good.
@@ -98,7 +99,7 @@ pub enum Response {
     CreatePartitions(CreatePartitionsResponse),
     AlterConfigs(AlterConfigsResponse),
     IncrementalAlterConfigs(IncrementalAlterConfigsResponse),
-    RegisterBroker(BrokerRegistrationResponse),
+    BrokerRegistration(BrokerRegistrationResponse),
     BrokerHeartbeat(BrokerHeartbeatResponse),
     UnregisterBroker(UnregisterBrokerResponse),
     AlterPartition(AlterPartitionResponse),
@@ -123,13 +124,15 @@ pub struct Config {
     pub node: NodeId,
     /// The broker keys of the node's file.
     pub file: BTreeMap<String, String>,
+    /// The cluster, which the first controller of all makes known to it.
+    pub cluster_id: ClusterId,
 }
 
 impl Config {
     /// A controller whose file sets nothing.
     #[must_use]
-    pub const fn defaults(node: NodeId) -> Self {
-        Self { node, file: BTreeMap::new() }
+    pub const fn defaults(node: NodeId, cluster_id: ClusterId) -> Self {
+        Self { node, file: BTreeMap::new(), cluster_id }
     }
 }
 
@@ -147,6 +150,14 @@ impl Controller {
         let mut controller = Self { config, leases: BTreeMap::new() };
         controller.grant_leases(image, now_ms);
         controller
+    }
+
+    /// What to propose before anything is decided: in a new cluster, that it exists.
+    pub fn begin(&self, image: &MetadataImage) -> Vec<Batch> {
+        match image.cluster_id() {
+            Some(_) => Vec::new(),
+            None => vec![crate::metadata::features::bootstrap(self.config.cluster_id)],
+        }
     }
 
     /// Decides `request` against `image`, which holds every decision before this one.
@@ -168,8 +179,8 @@ impl Controller {
             Request::IncrementalAlterConfigs(r) => {
                 configs::alter_incrementally(&view, r).map(Response::IncrementalAlterConfigs)
             }
-            Request::RegisterBroker(r) => {
-                self.register_broker(image, r, now_ms).map(Response::RegisterBroker)
+            Request::BrokerRegistration(r) => {
+                self.register_broker(image, r, now_ms).map(Response::BrokerRegistration)
             }
             Request::BrokerHeartbeat(r) => {
                 self.heartbeat(image, &r, now_ms).map(Response::BrokerHeartbeat)

@@ -46,7 +46,8 @@ struct World {
 impl World {
     fn new() -> Self {
         let image = MetadataImage::default();
-        let controller = Controller::activate(Config::defaults(NodeId(1)), &image, 0);
+        let controller =
+            Controller::activate(Config::defaults(NodeId(1), ClusterId(Uuid::nil())), &image, 0);
         let (store, rng) = (BTreeMap::new(), SmallRng::seed_from_u64(7));
         let mut world = Self { image, controller, store, rng, now_ms: 0, starts: 0 };
         world.apply(&[features::bootstrap(ClusterId(Uuid::from_u128(1)))]);
@@ -122,8 +123,8 @@ impl World {
             .with_rack(Some(format!("rack-{}", id % 2).into()))
             .with_log_dirs(directories.to_vec())
             .with_previous_broker_epoch(previous_epoch);
-        match self.submit(Request::RegisterBroker(request)) {
-            Response::RegisterBroker(response) => response.error_code,
+        match self.submit(Request::BrokerRegistration(request)) {
+            Response::BrokerRegistration(response) => response.error_code,
             other => panic!("{other:?}"),
         }
     }

@@ -27,6 +27,10 @@ mod invariants;
 pub mod records;
 mod store;
 
+/// The name under which a broker registers where other nodes reach it, beside its listeners for
+/// clients. No listener can be called so: names are of one case.
+pub const CLUSTER_LISTENER: &str = "Ottla-Cluster";
+
 pub use delta::{MetadataDelta, TopicDelta};
 pub(crate) use image::is_internal;
 pub use image::{

@@ -16,7 +16,8 @@ use tracing::warn;
 use crate::{
     api::Context,
     base::{DirectoryId, TopicId},
-    controller::{Request, Response, driver::RequestError},
+    cluster::LeaderError,
+    controller::{Request, Response},
     protocol::ResponseError,
     replication::Misplaced,
 };
@@ -37,7 +38,7 @@ enum AssignError {
     Refused(ResponseError),
     /// It does not answer.
     #[error("the controller does not answer")]
-    Unanswered(#[from] RequestError),
+    Unanswered(#[from] LeaderError),
 }
 
 /// Tells until the node stops.
@@ -79,7 +80,8 @@ async fn tell(context: &Context, replicas: &Misplaced) -> Result<(), AssignError
         .with_broker_epoch(epoch)
         .with_directories(grouped(replicas));
     let request = Request::AssignReplicasToDirs(request);
-    let response = context.controller.request(request, Instant::now() + PATIENCE).await?;
+    let deadline = Instant::now() + PATIENCE;
+    let (response, _) = context.controllers.request(request, None, deadline).await?;
     let Response::AssignReplicasToDirs(response) = response else {
         return Err(AssignError::Refused(ResponseError::UnknownServerError));
     };

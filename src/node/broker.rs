@@ -13,14 +13,16 @@ use tokio::{
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::StartError;
+use super::{StartError, readiness::REGISTRATION};
 use crate::{
     api::Context,
     base::{BrokerEpoch, DirectoryId},
-    config::{NodeConfig, SecurityProtocol},
-    controller::{Request, Response, driver::RequestError},
-    metadata::features,
+    cluster::LeaderError,
+    config::{Address, NodeConfig, SecurityProtocol},
+    controller::{Request, Response},
+    metadata::{CLUSTER_LISTENER, features},
     net::Listener,
+    observability::Readiness,
     protocol::{ResponseError, StrBytes},
 };
 
@@ -35,7 +37,7 @@ pub enum RegistrationError {
     Refused(ResponseError),
     /// It does not answer.
     #[error("the controller does not answer")]
-    Unanswered(#[from] RequestError),
+    Unanswered(#[from] LeaderError),
 }
 
 /// Where clients reach this node.
@@ -51,6 +53,8 @@ pub(super) struct Endpoint {
 #[derive(Debug, Clone)]
 pub(super) struct Registration {
     pub(super) endpoints: Vec<Endpoint>,
+    /// Where other nodes reach this one; none for a node that is alone.
+    pub(super) cluster: Option<Address>,
     pub(super) directories: Vec<DirectoryId>,
     pub(super) incarnation: Uuid,
     /// Its logs were closed in order, so that it may lead what it led.
@@ -84,20 +88,53 @@ pub(super) fn endpoints<L: Listener>(
     Ok(endpoints)
 }
 
+/// How long a refusal may last that time may cure.
+const REGISTRATION_MAX: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Registers this node for the first time since its start, however long the controller is away.
+///
+/// # Errors
+/// Where the controller refuses it.
+pub(super) async fn enter(
+    context: &Context,
+    registration: &Registration,
+    readiness: &Readiness,
+) -> Result<BrokerEpoch, RegistrationError> {
+    let started = Instant::now();
+    loop {
+        match register(context, registration).await {
+            // An earlier process of this node lives until its lease ends, for all that is known.
+            Err(RegistrationError::Refused(error @ ResponseError::DuplicateBrokerRegistration))
+                if started.elapsed() < REGISTRATION_MAX =>
+            {
+                let why = format!("the controller still knows an earlier process of it ({error})");
+                readiness.set(REGISTRATION, Err(why));
+            }
+            Err(RegistrationError::Unanswered(error)) => {
+                readiness.set(REGISTRATION, Err(error.to_string()));
+            }
+            outcome => return outcome,
+        }
+        time::sleep(PAUSE).await;
+    }
+}
+
 /// Registers this node and waits until it is unfenced: from then on it may lead.
 pub(super) async fn register(
     context: &Context,
     registration: &Registration,
 ) -> Result<BrokerEpoch, RegistrationError> {
-    let request = Request::RegisterBroker(request(context, registration));
-    let response = context.controller.request(request, Instant::now() + PATIENCE).await?;
-    let Response::RegisterBroker(response) = response else {
+    let request = Request::BrokerRegistration(request(context, registration));
+    let (response, index) = ask(context, request).await?;
+    let Response::BrokerRegistration(response) = response else {
         return Err(RegistrationError::Refused(ResponseError::UnknownServerError));
     };
     if let Some(error) = ResponseError::try_from_code(response.error_code) {
         return Err(RegistrationError::Refused(error));
     }
     let epoch = BrokerEpoch(response.broker_epoch);
+    context.published.wait_for(index).await;
     loop {
         context.published.wait_for(context.quorum.applied_index()).await;
         if !beat(context, epoch, false).await? {
@@ -105,8 +142,6 @@ pub(super) async fn register(
         }
         time::sleep(Duration::from_millis(10)).await;
     }
-    // What being unfenced brought (leaderships) is followed before the first client is served.
-    context.published.wait_for(context.quorum.applied_index()).await;
     info!(%epoch, "registered as a broker");
     Ok(epoch)
 }
@@ -114,6 +149,13 @@ pub(super) async fn register(
 fn request(context: &Context, registration: &Registration) -> BrokerRegistrationRequest {
     let image = context.quorum.image();
     let node = context.node_id();
+    let cluster = registration.cluster.iter().map(|address| {
+        RegisteredListener::default()
+            .with_name(StrBytes::from_static_str(CLUSTER_LISTENER))
+            .with_host(StrBytes::from_string(address.host.clone()))
+            .with_port(address.port)
+            .with_security_protocol(SecurityProtocol::Ssl.wire())
+    });
     let listeners = registration.endpoints.iter().map(|endpoint| {
         RegisteredListener::default()
             .with_name(StrBytes::from_string(endpoint.name.clone()))
@@ -134,7 +176,7 @@ fn request(context: &Context, registration: &Registration) -> BrokerRegistration
         .with_broker_id(node.wire().into())
         .with_cluster_id(StrBytes::from_string(cluster_id))
         .with_incarnation_id(registration.incarnation)
-        .with_listeners(listeners.collect())
+        .with_listeners(listeners.chain(cluster).collect())
         .with_features(features.collect())
         .with_rack(context.node.rack.clone().map(StrBytes::from_string))
         .with_log_dirs(registration.directories.iter().map(|id| id.0).collect())
@@ -157,15 +199,24 @@ async fn beat(
         .with_current_metadata_offset(applied)
         .with_want_shut_down(want_shut_down)
         .with_offline_log_dirs(offline.collect());
-    let request = Request::BrokerHeartbeat(request);
-    let response = context.controller.request(request, Instant::now() + PATIENCE).await?;
+    let (response, index) = ask(context, Request::BrokerHeartbeat(request)).await?;
     let Response::BrokerHeartbeat(response) = response else {
         return Err(RegistrationError::Refused(ResponseError::UnknownServerError));
     };
     match ResponseError::try_from_code(response.error_code) {
         Some(error) => Err(RegistrationError::Refused(error)),
-        None => Ok(response.is_fenced),
+        None => {
+            // What being unfenced brought (leaderships) is followed before the first client is
+            // served.
+            context.published.wait_for(index).await;
+            Ok(response.is_fenced)
+        }
     }
+}
+
+async fn ask(context: &Context, request: Request) -> Result<(Response, u64), LeaderError> {
+    // Each of them is the same done twice.
+    context.controllers.request(request, None, Instant::now() + PATIENCE).await
 }
 
 /// Keeps the lease of this node alive until it stops.

@@ -1,6 +1,6 @@
 //! What the node shows at `/metrics` beside what its parts count: read when it is asked for.
 
-use crate::{api::Context, observability::Render};
+use crate::{api::Context, observability::Render, transport::Transport};
 
 /// Adds the figures of logs, partitions and the quorum.
 pub(super) fn render(context: &Context, render: &mut Render) {
@@ -11,6 +11,18 @@ pub(super) fn render(context: &Context, render: &mut Render) {
     render.gauge("ottla_topics", "Topics of the cluster.", &[], topics);
     let partitions = image.partition_count() as f64;
     render.gauge("ottla_partitions", "Partitions of the cluster.", &[], partitions);
+}
+
+/// Adds the figures of the connections to other nodes.
+pub(super) fn transport(transport: &Transport, render: &mut Render) {
+    for figure in transport.figures() {
+        let labels = figure.labels.each_ref().map(|(name, value)| (*name, value.as_str()));
+        if figure.is_counter {
+            render.counter(figure.name, figure.help, &labels, figure.value);
+        } else {
+            render.gauge(figure.name, figure.help, &labels, figure.value);
+        }
+    }
 }
 
 fn logs(context: &Context, render: &mut Render) {

@@ -3,9 +3,9 @@
 //! [`Node::start`] takes everything that touches the world as an argument ([`Seams`] and the
 //! listeners), so that a simulation starts the very node that a process does.
 //!
-//! Order of the start: directories, quorum, controller, logs, listeners, registration. Clients are
-//! served from when the node's own registration is unfenced. Order of the stop: the other way
-//! round.
+//! Order of the start: directories, a place in a cluster, quorum, controller, logs, registration,
+//! listeners. Clients are served from when the node's own registration is unfenced. Order of the
+//! stop: the other way round.
 
 mod assignments;
 mod broker;
@@ -17,6 +17,8 @@ mod follow;
 mod lag;
 mod limits;
 mod maintenance;
+mod membership;
+mod operator;
 mod process;
 mod readiness;
 
@@ -32,24 +34,25 @@ use tracing::{info, warn};
 use crate::{
     api::{Api, Context, ContextParts, Published},
     base::{Blocking, BlockingStopped, Clock, ClusterId, DirectoryId, NodeId},
+    cluster::Cluster,
     config::{BrokerConfig, NodeConfig},
     controller::{self, Controller, driver},
     coordinator::{self, Runtime},
     group::{self, GroupShard, Groups},
     log::{Dir, LogError, OpenError},
-    metadata::{MetadataImage, features},
+    metadata::MetadataImage,
     net::{Listener, Server},
     observability::{Readiness, Registry},
-    quorum::{
-        self, Bootstrap, Environment, FatalHook, Member, NoPeers, ProposeError, Quorum,
-        QuorumConfig, Store,
-    },
+    quorum::{self, FatalHook, Quorum, Store},
     replication::{self, Partitions, PartitionsConfig},
+    transport,
 };
 
 use readiness::{DIRECTORIES, QUORUM, RECOVERY, REGISTRATION, SERVING};
 
 pub use failure::NodeFailure;
+pub use membership::{Beginning, ClusterSeams};
+pub use operator::Operator;
 pub use process::{DevNode, ProcessError, dev, server};
 
 /// Everything through which a node touches the world, its listeners apart.
@@ -72,6 +75,12 @@ pub struct Seams {
     pub registry: Registry,
     /// Where the node says what it waits for.
     pub readiness: Readiness,
+    /// What operators may ask of the node.
+    pub operator: Operator,
+    /// The way to other nodes; none for a node that stays alone.
+    pub cluster: Option<ClusterSeams>,
+    /// How a node that was never used comes into a cluster.
+    pub beginning: Beginning,
 }
 
 /// The conditions of [`Seams::readiness`].
@@ -112,9 +121,34 @@ pub enum StartError {
     /// The quorum does not start.
     #[error("the metadata quorum does not start")]
     Quorum(#[from] quorum::StartError),
-    /// The first entry of a new cluster was not taken.
-    #[error("the cluster could not be bootstrapped")]
-    Bootstrap(#[from] ProposeError),
+    /// The way to other nodes cannot be opened.
+    #[error("the cluster plane does not start")]
+    Transport(#[from] transport::StartError),
+    /// Certificate and data are of two clusters.
+    #[error(
+        "log directory {location} belongs to cluster {found}, but the certificate in \
+         ottla.cluster.tls.cert is of cluster {certified}: use a certificate of the directory's \
+         cluster, or another directory"
+    )]
+    ForeignCertificate {
+        /// The directory.
+        location: String,
+        /// Whose it is.
+        found: ClusterId,
+        /// The cluster of the certificate.
+        certified: ClusterId,
+    },
+    /// The directory was used, but the metadata in it is gone.
+    #[error(
+        "log directory {location} belongs to cluster {cluster}, but its metadata store is gone: \
+         restore it, or empty the directory, so that this node joins the cluster anew"
+    )]
+    LostStore {
+        /// The directory.
+        location: String,
+        /// The cluster.
+        cluster: ClusterId,
+    },
     /// The partitions could not be opened.
     #[error(transparent)]
     Partitions(#[from] replication::OpenError),
@@ -143,6 +177,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// A node that serves clients.
 pub struct Node {
     context: Context,
+    cluster: Cluster,
     quorum: Quorum,
     server: Arc<Server<Api>>,
     tasks: JoinSet<()>,
@@ -161,31 +196,30 @@ impl Node {
     /// See [`StartError`].
     pub async fn start<L: Listener>(
         config: Arc<NodeConfig>,
-        seams: Seams,
+        mut seams: Seams,
         listeners: Vec<(String, L)>,
     ) -> Result<Self, StartError> {
         let mut rng = StdRng::seed_from_u64(seams.seed);
         let endpoints = broker::endpoints(&config, &listeners)?;
         let directories =
             directories::open(&config, &seams.directories, &seams.log_io, &mut rng).await?;
-        let member = Member { node_id: config.node_id, directory_id: directories[0].id };
-        let quorum = start_quorum(member, &directories, &seams, &mut rng).await?;
-        let handle = quorum.handle();
         readiness::follow_directories(&directories, &seams.readiness);
+        let (cluster, quorum) =
+            membership::begin(&config, &directories, &mut seams, &mut rng).await?;
+        let handle = quorum.handle();
         directories::claim(&directories, &handle.status().identity, &seams.log_io).await?;
 
         let (driver, controller) = driver::driver(
             handle.clone(),
-            activation(&config),
+            activation(&config, handle.status().identity.cluster_id),
             SmallRng::seed_from_u64(rng.random()),
         );
+        cluster.serve_controller(controller);
+        let (stopping, stop) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(driver.run());
-        tasks.spawn(readiness::follow_quorum(
-            handle.watch_status(),
-            |status| status.raft.leader.is_some(),
-            seams.readiness.clone(),
-        ));
+        membership::keep(&cluster, &handle, &seams.readiness, &stop, &mut tasks);
+        membership::caught_up(&handle).await;
 
         let image = handle.image();
         let was_clean = directories.iter().all(|directory| directory.log.was_clean());
@@ -200,24 +234,25 @@ impl Node {
             clock: Arc::clone(&seams.clock),
             published: Published::new(image),
             quorum: handle,
-            controller,
+            controllers: cluster.controllers(),
+            cluster: cluster.clone(),
             partitions: Arc::clone(&partitions),
             groups: groups(&config, &seams, &mut rng),
             seed: rng.random(),
         });
-        let (stopping, stop) = watch::channel(false);
         let followed = follow::start(&mut follow, &context).await?;
         tasks.spawn(follow::run(follow, followed, context.clone()));
         watch_over(&context, &seams.registry, &stop, &mut tasks);
 
         let registration = broker::Registration {
             endpoints: endpoints.clone(),
+            cluster: membership::reached_at(&cluster, &config),
             directories: directories::working(&directories),
             incarnation: rng_uuid(&mut rng),
             was_clean,
         };
         let registered = tokio::select! {
-            registered = broker::register(&context, &registration) => registered?,
+            registered = broker::enter(&context, &registration, &seams.readiness) => registered?,
             failure = failure::watch(&context) => return Err(failure.into()),
         };
         tasks.spawn(assignments::run(context.clone(), stop.clone()));
@@ -236,6 +271,7 @@ impl Node {
         let Seams { log_io, readiness, .. } = seams;
         Ok(Self {
             context,
+            cluster,
             quorum,
             server,
             tasks,
@@ -283,6 +319,9 @@ impl Node {
         let partitions = Arc::clone(&self.context.partitions);
         self.log_io.run(move || partitions.close()).await?;
         self.quorum.stop().await?;
+        if let Some(transport) = self.cluster.transport() {
+            transport.stop().await;
+        }
         Ok(())
     }
 }
@@ -356,39 +395,13 @@ fn listen<L: Listener>(server: &Arc<Server<Api>>, listeners: Vec<(String, L)>) -
     listening
 }
 
-async fn start_quorum(
-    member: Member,
-    directories: &[directories::Directory],
-    seams: &Seams,
-    rng: &mut StdRng,
-) -> Result<Quorum, StartError> {
-    let known = directories.iter().find_map(|one| one.log.meta()?.cluster_id);
-    let cluster_id = known.unwrap_or_else(|| ClusterId(rng_uuid(rng)));
-    let mut config = QuorumConfig::new(member, rng.random());
-    config.cluster_id = known;
-    let environment = Environment {
-        store: Arc::clone(&seams.store),
-        blocking: seams.quorum_io.clone(),
-        peers: Arc::new(NoPeers),
-        fatal: Arc::clone(&seams.fatal),
-    };
-    let quorum: Quorum =
-        Quorum::start(config, Some(Bootstrap::single(member, cluster_id).into()), environment)
-            .await?;
-    let handle = quorum.handle();
-    // Cannot fail: the sender lives in the quorum.
-    let _ = handle.watch_status().wait_for(|status| status.is_leader()).await;
-    if handle.image().cluster_id().is_none() {
-        let cluster_id = handle.status().identity.cluster_id;
-        info!(%cluster_id, "bootstrap a cluster of one node");
-        handle.propose(features::bootstrap(cluster_id).encode(), None).await?;
-    }
-    Ok(quorum)
-}
-
 /// Makes the controller's core whenever this node becomes the active controller.
-fn activation(config: &NodeConfig) -> impl FnMut(&MetadataImage, u64) -> Controller + Send + use<> {
-    let config = controller::Config { node: config.node_id, file: config.settings.clone() };
+fn activation(
+    config: &NodeConfig,
+    cluster_id: ClusterId,
+) -> impl FnMut(&MetadataImage, u64) -> Controller + Send + use<> {
+    let (node, file) = (config.node_id, config.settings.clone());
+    let config = controller::Config { node, file, cluster_id };
     move |image, now_ms| Controller::activate(config.clone(), image, now_ms)
 }
 

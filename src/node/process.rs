@@ -17,15 +17,16 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{Node, NodeFailure, READINESS, Seams, StartError};
+use super::{Beginning, ClusterSeams, Node, NodeFailure, Operator, READINESS, Seams, StartError};
 use crate::{
     base::{Blocking, Clock as _, NodeId, SystemClock},
     cert::{self, CertError},
-    config::{BrokerConfig, LoadError, NodeConfig},
+    config::{BrokerConfig, ClusterTls, LoadError, NodeConfig},
     log::{Dir, StdDir},
     net::{SocketBuffers, TcpListener},
     observability::{LogLevel, Readiness, Registry, http, logging, process_metrics},
     quorum::{Fatal, FatalHook, RocksStore, StoreError},
+    transport::{Socket, SystemResolver},
 };
 
 /// Threads that flush, open and clean logs. Flushes of several logs overlap in the file system's
@@ -33,6 +34,8 @@ use crate::{
 const LOG_THREADS: usize = 8;
 /// The quorum's calls take turns of up to three.
 const QUORUM_THREADS: usize = 3;
+/// How often new certificates are looked for.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(60);
 /// Jobs that may wait for a thread.
 const QUEUE: usize = 1_024;
 /// How long a node that cannot go on may take to end in order.
@@ -48,7 +51,7 @@ pub enum ProcessError {
     /// The configuration is not usable.
     #[error(transparent)]
     Config(#[from] LoadError),
-    /// The certificates of the cluster plane cannot be made.
+    /// The certificates of the cluster plane cannot be made or used.
     #[error(transparent)]
     Certificates(#[from] CertError),
     /// The log cannot be set up.
@@ -113,7 +116,7 @@ pub struct DevNode {
 /// # Errors
 /// See [`ProcessError`].
 pub fn server(config: &Path, ready: impl FnOnce(&str)) -> Result<(), ProcessError> {
-    run(NodeConfig::load(config)?, ready)
+    run(NodeConfig::load(config)?, Beginning::Waits, ready)
 }
 
 /// Serves a node for development, on loopback, until SIGTERM or SIGINT.
@@ -141,10 +144,14 @@ pub fn dev(node: &DevNode, ready: impl FnOnce(&str)) -> Result<(), ProcessError>
     ];
     let settings: BTreeMap<String, String> =
         settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    run(NodeConfig::from_settings(settings)?, ready)
+    run(NodeConfig::from_settings(settings)?, Beginning::Alone, ready)
 }
 
-fn run(config: NodeConfig, ready: impl FnOnce(&str)) -> Result<(), ProcessError> {
+fn run(
+    config: NodeConfig,
+    beginning: Beginning,
+    ready: impl FnOnce(&str),
+) -> Result<(), ProcessError> {
     let log_level = logging::init(&config.log_level, config.log_format)?;
     for warning in &config.warnings {
         warn!(key = warning.name, line = warning.line, "this key has no effect yet");
@@ -154,11 +161,12 @@ fn run(config: NodeConfig, ready: impl FnOnce(&str)) -> Result<(), ProcessError>
         .enable_all()
         .build()
         .map_err(|source| ProcessError::System { what: "start the runtime", source })?;
-    runtime.block_on(serve(Arc::new(config), log_level, ready))
+    runtime.block_on(serve(Arc::new(config), beginning, log_level, ready))
 }
 
 async fn serve(
     config: Arc<NodeConfig>,
+    beginning: Beginning,
     log_level: LogLevel,
     ready: impl FnOnce(&str),
 ) -> Result<(), ProcessError> {
@@ -169,8 +177,13 @@ async fn serve(
     let listeners = bind(&config)?;
     let (registry, readiness) = (Registry::new(), Readiness::new(READINESS));
     registry.on_render(Box::new(process_metrics));
-    let (stop_operators, operators) = operators(&config, &registry, &readiness, log_level)?;
-    let seams = seams(&config, registry, readiness)?;
+    let operator = Operator::default();
+    let (stop_operators, operators) =
+        operators(&config, &registry, &readiness, &operator, log_level)?;
+    let mut seams = seams(&config, registry, readiness, operator, beginning)?;
+    if let Some(tls) = &config.cluster_tls {
+        seams.cluster = Some(cluster_seams(&config, tls, &seams)?);
+    }
     let start = Node::start(Arc::clone(&config), seams, listeners);
     let node = tokio::select! {
         node = start => node.map_err(|error| ProcessError::Start(Box::new(error)))?,
@@ -207,6 +220,7 @@ fn operators(
     config: &NodeConfig,
     registry: &Registry,
     readiness: &Readiness,
+    operator: &Operator,
     log_level: LogLevel,
 ) -> Result<(oneshot::Sender<()>, Option<JoinHandle<()>>), ProcessError> {
     let (stop, stopped) = oneshot::channel();
@@ -215,6 +229,7 @@ fn operators(
     let sources = http::Sources {
         registry: registry.clone(),
         readiness: readiness.clone(),
+        routes: operator.routes(),
         log_level: Some(log_level),
     };
     // Ends when the sender is dropped.
@@ -257,6 +272,8 @@ fn seams(
     config: &NodeConfig,
     registry: Registry,
     readiness: Readiness,
+    operator: Operator,
+    beginning: Beginning,
 ) -> Result<Seams, ProcessError> {
     let system = |what| move |source| ProcessError::System { what, source };
     let mut directories: Vec<Arc<dyn Dir>> = Vec::with_capacity(config.data_dirs.len());
@@ -288,7 +305,43 @@ fn seams(
         fatal: end_the_process(),
         registry,
         readiness,
+        operator,
+        cluster: None,
+        beginning,
     })
+}
+
+/// Binds the cluster plane, and looks for new certificates, also on SIGHUP.
+fn cluster_seams(
+    config: &NodeConfig,
+    tls: &ClusterTls,
+    seams: &Seams,
+) -> Result<ClusterSeams, ProcessError> {
+    let ClusterTls { ca, certificate, key } = tls.clone();
+    let files = cert::Files { ca, certificate, key };
+    let credentials = files.load(config.node_id, seams.clock.wall_ms())?;
+    let listener = &config.cluster_listener;
+    let host = if listener.host.is_empty() { "0.0.0.0" } else { &listener.host };
+    let socket = resolve(host, listener.port).and_then(Socket::bind);
+    let socket =
+        socket.map_err(|source| ProcessError::Bind { address: listener.to_string(), source })?;
+    let watch_config =
+        cert::WatchConfig { files, node_id: config.node_id, every: CERTIFICATES_EVERY };
+    let watch = metrics::with_local_recorder(&seams.registry, || {
+        cert::Watch::new(watch_config, Arc::clone(&seams.clock), seams.log_io.clone())
+    });
+    let (check, mut hangup) = (
+        watch.check(),
+        signal(SignalKind::hangup())
+            .map_err(|source| ProcessError::System { what: "await SIGHUP", source })?,
+    );
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            check();
+        }
+    });
+    let resolver = Arc::new(SystemResolver);
+    Ok(ClusterSeams { credentials, socket, resolver, watch: Some(watch) })
 }
 
 /// What was promised to be durable may not be: nothing may be answered any more.

@@ -18,21 +18,33 @@ pub(super) const REGISTRATION: &str = "registration";
 /// Clients are listened to.
 pub(super) const SERVING: &str = "serving";
 
-/// Says whether the quorum has a leader, until it ends.
+/// Says whether the quorum has a leader, until it ends; where it has none for this node, with the
+/// leader's `refusal` if there was one.
 pub(super) async fn follow_quorum<T>(
     mut status: watch::Receiver<T>,
     has_leader: impl Fn(&T) -> bool,
+    mut refusal: watch::Receiver<Option<String>>,
     readiness: Readiness,
 ) {
     let mut said = None;
     loop {
-        let has_leader = has_leader(&status.borrow_and_update());
-        if said.replace(has_leader) != Some(has_leader) {
-            let state = if has_leader { Ok(()) } else { Err("no leader is known".to_owned()) };
-            readiness.set(QUORUM, state);
+        let state = if has_leader(&status.borrow_and_update()) {
+            Ok(())
+        } else {
+            let refused = refusal.borrow_and_update().clone();
+            Err(refused.unwrap_or_else(|| "no leader is known".to_owned()))
+        };
+        if said.as_ref() != Some(&state) {
+            readiness.set(QUORUM, state.clone());
+            said = Some(state);
         }
-        if status.changed().await.is_err() {
-            return readiness.set(QUORUM, Err("the quorum has stopped".to_owned()));
+        tokio::select! {
+            changed = status.changed() => {
+                if changed.is_err() {
+                    return readiness.set(QUORUM, Err("the quorum has stopped".to_owned()));
+                }
+            }
+            Ok(()) = refusal.changed() => {}
         }
     }
 }
@@ -69,7 +81,13 @@ mod tests {
     async fn a_quorum_that_loses_its_leader_makes_the_node_not_ready_until_it_has_one_again() {
         let (leader, status) = watch::channel(false);
         let readiness = Readiness::new(&[QUORUM]);
-        tokio::spawn(follow_quorum(status, |has_leader| *has_leader, readiness.clone()));
+        let (refused, refusal) = watch::channel(None);
+        let has_leader = |has_leader: &bool| *has_leader;
+        tokio::spawn(follow_quorum(status, has_leader, refusal, readiness.clone()));
+        reason(&readiness, Some("no leader is known")).await;
+        refused.send_replace(Some("it was removed".to_owned()));
+        reason(&readiness, Some("it was removed")).await;
+        refused.send_replace(None);
         reason(&readiness, Some("no leader is known")).await;
         leader.send_replace(true);
         reason(&readiness, None).await;

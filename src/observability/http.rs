@@ -46,8 +46,8 @@ const SILENCE: Duration = Duration::from_secs(90);
 const DRAIN: Duration = Duration::from_secs(5);
 /// The pause after the system refused to accept, which it does when file handles run out.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
-/// The longest directives.
-const LEVEL_MAX_BYTES: usize = 4 << 10;
+/// The longest body of a request.
+const BODY_MAX_BYTES: usize = 4 << 10;
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What the endpoints show.
@@ -57,6 +57,8 @@ pub struct Sources {
     pub registry: Registry,
     /// For `/readyz`.
     pub readiness: Readiness,
+    /// What else is served.
+    pub routes: Router,
     /// For `/loglevel`, which is not found where the log belongs to somebody else.
     pub log_level: Option<LogLevel>,
 }
@@ -95,14 +97,16 @@ pub async fn serve<L: Listener>(
     }
 }
 
-fn router(sources: Sources) -> Router {
+fn router(mut sources: Sources) -> Router {
+    let routes = std::mem::take(&mut sources.routes);
     Router::new()
         .route("/healthz", get(async || Json(json!({ "status": "ok" }))))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/loglevel", get(level).put(set_level))
-        .layer(DefaultBodyLimit::max(LEVEL_MAX_BYTES))
         .with_state(sources)
+        .merge(routes)
+        .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
 }
 
 async fn ready(State(sources): State<Sources>) -> (StatusCode, Json<serde_json::Value>) {

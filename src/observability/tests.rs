@@ -197,7 +197,8 @@ impl Served {
 }
 
 fn sources(log_level: Option<LogLevel>) -> Sources {
-    Sources { registry: Registry::new(), readiness: Readiness::new(&["quorum"]), log_level }
+    let (registry, readiness) = (Registry::new(), Readiness::new(&["quorum"]));
+    Sources { registry, readiness, routes: axum::Router::new(), log_level }
 }
 
 #[tokio::test]

@@ -174,6 +174,17 @@ impl Transport {
         }
     }
 
+    /// Takes note of where a node is that need not be connected to now.
+    pub fn learn(&self, node: NodeId, address: Address) {
+        self.shared.learn(node, address);
+    }
+
+    /// Where `node` may be, best first.
+    #[must_use]
+    pub fn addresses(&self, node: NodeId) -> Vec<Address> {
+        self.shared.addresses(node)
+    }
+
     /// Learns who is at `address`, such as a seed, whose node id nobody knows yet. Afterwards that
     /// node can be called. It may be this node itself: see [`RefuseError::Oneself`].
     ///

@@ -14,7 +14,7 @@ use ottla::{
     config::NodeConfig,
     log::StdDir,
     net::{SocketBuffers, TcpListener},
-    node::{Node, READINESS, Seams},
+    node::{Beginning, Node, Operator, READINESS, Seams},
     observability::{Readiness, Registry},
     quorum::MemStore,
 };
@@ -63,6 +63,9 @@ pub(crate) async fn serve_with(settings: &[(&str, &str)]) -> Served {
         seed: 7,
         registry: Registry::new(),
         readiness: Readiness::new(READINESS),
+        operator: Operator::default(),
+        cluster: None,
+        beginning: Beginning::Alone,
         fatal: Arc::new(|fatal| panic!("the quorum cannot go on: {fatal}")),
     };
     let listener =

@@ -20,7 +20,7 @@ use ottla::{
     config::NodeConfig,
     log::{Dir, SimDir},
     net::{SocketBuffers, TcpListener},
-    node::{Node, READINESS, Seams, StartError},
+    node::{Beginning, Node, Operator, READINESS, Seams, StartError},
     observability::{Readiness, Registry},
     quorum::MemStore,
 };
@@ -93,6 +93,9 @@ impl Machine {
             seed: self.seeds.fetch_add(1, Ordering::Relaxed),
             registry: registry.clone(),
             readiness: readiness.clone(),
+            operator: Operator::default(),
+            cluster: None,
+            beginning: Beginning::Alone,
             fatal: Arc::new(|fatal| panic!("the quorum cannot go on: {fatal}")),
         };
         let listener =

@@ -17,7 +17,7 @@ use ottla::{
     client::{Client, ClientConfig, Compression},
     config::NodeConfig,
     log::SimDir,
-    node::{Node, READINESS, Seams},
+    node::{Beginning, Node, Operator, READINESS, Seams},
     observability::{Readiness, Registry},
     quorum::MemStore,
 };
@@ -124,6 +124,9 @@ impl Machine {
             seed,
             registry: Registry::new(),
             readiness: Readiness::new(READINESS),
+            operator: Operator::default(),
+            cluster: None,
+            beginning: Beginning::Alone,
             fatal: Arc::new(move |error| *fatal.lock() = Some(error.to_string())),
         };
         let listener = SimListener::bind(PORT).await?;

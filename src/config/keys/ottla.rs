@@ -28,6 +28,8 @@ definitions! {
         "Form of the node's own log";
     "ottla.log.level": String = Some("info"), Any, Medium, ReadOnly,
         "Level of the node's own log, or directives such as info,ottla::quorum=debug";
+    "ottla.quorum.voters.target": Int = Some("0"), at_least(0), Medium, ReadOnly,
+        "How many voters the quorum's leader sees to by promoting learners; 0 leaves it to operators";
     "ottla.seeds": List = Some(""), Endpoints, High, ReadOnly,
         "Cluster addresses of nodes to join, as HOST:PORT,…";
 }

@@ -73,7 +73,7 @@ impl Net {
             let mut sink = handle.receive_snapshot(source.header().clone()).await?;
             let mut position = sink.position().clone();
             while !self.breaks() {
-                let Some(chunk) = source.chunk(&position).await? else {
+                let Some((chunk, _)) = source.chunk(&position).await? else {
                     sink.finish().await?;
                     source.arrived();
                     return Ok(());

@@ -7,8 +7,8 @@
 //!
 //! 1. It sends [`SnapshotSource::header`]; the receiver calls [`super::Handle::receive_snapshot`]
 //!    with it and answers with [`SnapshotSink::position`].
-//! 2. From there on: [`SnapshotSource::chunk`] after the position, to [`SnapshotSink::put`], which
-//!    returns the next position; until there is no chunk left.
+//! 2. From there on: [`SnapshotSource::chunk`] after the position, to [`SnapshotSink::put`], and the
+//!    next one after the position that came with it; until there is no chunk left.
 //! 3. The receiver calls [`SnapshotSink::finish`] and says so; then the sender
 //!    [`SnapshotSource::arrived`].
 //!
@@ -148,11 +148,15 @@ impl SnapshotSource {
         &self.header
     }
 
-    /// The chunk behind `position`; none at the end. Safe to cancel and to repeat.
+    /// The chunk behind `position`, and the position behind it; none at the end. Safe to cancel and
+    /// to repeat.
     ///
     /// # Errors
     /// [`SnapshotError::NotWanted`] once this node does not lead in the snapshot's term any more.
-    pub async fn chunk(&self, position: &Position) -> Result<Option<Bytes>, SnapshotError> {
+    pub async fn chunk(
+        &self,
+        position: &Position,
+    ) -> Result<Option<(Bytes, Position)>, SnapshotError> {
         let is_current = {
             let status = self.status.borrow();
             status.is_leader() && status.raft.term == self.header.term
@@ -163,7 +167,8 @@ impl SnapshotSource {
         let (reader, after) = (Arc::clone(&self.reader), position.0.clone());
         let read = move || reader.lock().read(after.as_deref(), CHUNK_BYTES);
         let pairs = self.blocking.run(read).await??;
-        Ok((!pairs.is_empty()).then(|| encode(pairs)))
+        let last = pairs.last().map(|(key, _)| key.clone());
+        Ok(last.map(|last| (encode(pairs), Position(Some(last)))))
     }
 
     /// The receiver has all of it.

@@ -1,0 +1,157 @@
+//! How the quorum stands, as its leader knows it.
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{
+    Cluster, LeaderError,
+    wire::{Answer, Ask, Describe},
+};
+use crate::{
+    base::{DirectoryId, NodeId},
+    quorum::Status,
+};
+
+/// The quorum, as its leader sees it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Description {
+    /// Who leads.
+    #[prost(uint32, tag = "1")]
+    pub leader: u32,
+    /// Its term.
+    #[prost(uint64, tag = "2")]
+    pub term: u64,
+    /// Last committed entry.
+    #[prost(uint64, tag = "3")]
+    pub commit: u64,
+    /// Every voter, then every learner, by peer id.
+    #[prost(message, repeated, tag = "4")]
+    pub replicas: Vec<Replica>,
+    /// Whether a change of the voters is under way.
+    #[prost(bool, tag = "5")]
+    pub is_changing: bool,
+}
+
+/// A voter or learner.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Replica {
+    /// Its peer id.
+    #[prost(uint64, tag = "1")]
+    pub peer_id: u64,
+    /// The node.
+    #[prost(uint32, tag = "2")]
+    pub node: u32,
+    #[prost(bytes = "vec", tag = "3")]
+    directory: Vec<u8>,
+    /// Whether it votes.
+    #[prost(bool, tag = "4")]
+    pub is_voter: bool,
+    /// Last entry that it is known to have on disk.
+    #[prost(uint64, tag = "5")]
+    pub matched: u64,
+    /// Whether it was heard of lately.
+    #[prost(bool, tag = "6")]
+    pub is_active: bool,
+}
+
+impl Replica {
+    /// The node.
+    #[must_use]
+    pub const fn node_id(&self) -> NodeId {
+        NodeId(self.node)
+    }
+
+    /// The data directory that holds its log.
+    #[must_use]
+    pub fn directory_id(&self) -> DirectoryId {
+        DirectoryId(Uuid::from_slice(&self.directory).unwrap_or_default())
+    }
+}
+
+impl Description {
+    fn of(status: &Status) -> Self {
+        let (raft, configuration) = (&status.raft, &status.configuration);
+        let replica = |(peer_id, member): (&u64, &crate::quorum::Member)| {
+            let progress = raft.peers.iter().find(|peer| peer.peer_id == *peer_id);
+            let is_self = *peer_id == raft.peer_id;
+            Replica {
+                peer_id: *peer_id,
+                node: member.node_id.0,
+                directory: member.directory_id.0.as_bytes().to_vec(),
+                is_voter: configuration.is_voter(*peer_id),
+                matched: if is_self { raft.last_index } else { progress.map_or(0, |p| p.matched) },
+                is_active: is_self || progress.is_some_and(|progress| progress.active),
+            }
+        };
+        let mut replicas: Vec<Replica> = configuration.members.iter().map(replica).collect();
+        replicas.sort_by_key(|replica| (!replica.is_voter, replica.peer_id));
+        let roles = &configuration.conf_state;
+        Self {
+            leader: status.leader().map_or(0, |member| member.node_id.0),
+            term: raft.term,
+            commit: raft.commit,
+            replicas,
+            is_changing: !roles.voters_outgoing.is_empty() || raft.settled.is_none(),
+        }
+    }
+}
+
+/// How a node stands, for operators.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Summary {
+    /// The node.
+    pub node: u32,
+    /// The directory that holds its vote and log.
+    pub directory: String,
+    /// Whether it takes part in a cluster.
+    pub member: bool,
+    /// The cluster, where it is known.
+    pub cluster_id: Option<String>,
+    /// Its peer id.
+    pub peer: Option<u64>,
+    /// Who leads, as far as it knows.
+    pub leader: Option<u32>,
+    /// The last entry that it has applied.
+    pub applied: u64,
+}
+
+impl Cluster {
+    /// How this node stands.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        let member = self.member();
+        let quorum = self.quorum();
+        let status = quorum.map(crate::quorum::Handle::status);
+        let cluster = status.as_ref().map(|status| status.identity.cluster_id);
+        Summary {
+            node: member.node_id.0,
+            directory: member.directory_id.to_string(),
+            member: quorum.is_some(),
+            cluster_id: cluster.or(self.0.config.cluster_id).map(|id| id.to_string()),
+            peer: status.as_ref().map(|status| status.identity.peer_id),
+            leader: status.and_then(|status| status.leader()).map(|member| member.node_id.0),
+            applied: quorum.map_or(0, crate::quorum::Handle::applied_index),
+        }
+    }
+
+    /// How the quorum stands. Asks its leader.
+    ///
+    /// # Errors
+    /// Where no leader answers.
+    pub async fn describe(&self, deadline: Instant) -> Result<Description, LeaderError> {
+        match self.ask_leader(&Ask::Describe(Describe {}), true, deadline).await? {
+            Answer::Description(description) => Ok(description),
+            _ => Err(LeaderError::NoLeader),
+        }
+    }
+
+    pub(super) fn describe_here(&self) -> Answer {
+        let Some(quorum) = self.quorum() else { return self.not_leader() };
+        let status = quorum.status();
+        if status.is_leader() {
+            Answer::Description(Description::of(&status))
+        } else {
+            self.not_leader()
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Requests and responses of the controller as bytes, for nodes that pass them on.
+//!
+//! A request is one byte that says whether an id follows, the id (16 bytes), and Kafka's own request
+//! from its header on, without a length; a response its API key and version (`i16` each,
+//! big-endian), and Kafka's own response from its header on. Each API has one version here, which
+//! all releases of a rolling upgrade know; it is on the wire, so that it can be raised.
+//!
+//! Nothing reaches the codec before the shape guard has walked it.
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use kafka_protocol::{
+    messages::{ApiKey, RequestHeader, ResponseHeader},
+    protocol::{Decodable, Encodable},
+};
+use uuid::Uuid;
+
+use super::{Request, Response, driver::RequestId};
+use crate::protocol::shape::{ShapeError, check_request, check_response};
+
+/// Bytes that are no request or response of the controller, or one that has no bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// The bytes end too early.
+    #[error("the request to the controller is cut off")]
+    Truncated,
+    /// No such request is known here.
+    #[error("this node does not know requests of kind {0} to the controller: upgrade it")]
+    UnknownApi(i16),
+    /// The shape is wrong.
+    #[error("the message to or from the controller is malformed")]
+    Shape(#[from] ShapeError),
+    /// The codec refuses it.
+    #[error("the message to or from the controller cannot be expressed or read")]
+    Codec,
+}
+
+macro_rules! apis {
+    ($($name:ident $version:literal),* $(,)?) => {
+        fn api_of(request: &Request) -> (ApiKey, i16) {
+            match request {
+                $(Request::$name(_) => (ApiKey::$name, $version),)*
+            }
+        }
+
+        fn encode_body(request: &Request, into: &mut BytesMut) -> Result<(), WireError> {
+            match request {
+                $(Request::$name(body) => body.encode(into, $version),)*
+            }
+            .map_err(|_| WireError::Codec)
+        }
+
+        fn decode_body(api: ApiKey, version: i16, body: &mut Bytes) -> Result<Request, WireError> {
+            match api {
+                $(ApiKey::$name => Decodable::decode(body, version).map(Request::$name),)*
+                other => return Err(WireError::UnknownApi(other as i16)),
+            }
+            .map_err(|_| WireError::Codec)
+        }
+
+        fn api_of_response(response: &Response) -> (ApiKey, i16) {
+            match response {
+                $(Response::$name(_) => (ApiKey::$name, $version),)*
+            }
+        }
+
+        fn encode_answer(response: &Response, into: &mut BytesMut) -> Result<(), WireError> {
+            match response {
+                $(Response::$name(body) => body.encode(into, $version),)*
+            }
+            .map_err(|_| WireError::Codec)
+        }
+
+        fn decode_answer(
+            api: ApiKey,
+            version: i16,
+            body: &mut Bytes,
+        ) -> Result<Response, WireError> {
+            match api {
+                $(ApiKey::$name => Decodable::decode(body, version).map(Response::$name),)*
+                other => return Err(WireError::UnknownApi(other as i16)),
+            }
+            .map_err(|_| WireError::Codec)
+        }
+
+        #[cfg(test)]
+        const APIS: &[(ApiKey, i16)] = &[$((ApiKey::$name, $version)),*];
+    };
+}
+
+apis! {
+    CreateTopics 7,
+    DeleteTopics 6,
+    CreatePartitions 3,
+    AlterConfigs 2,
+    IncrementalAlterConfigs 1,
+    BrokerRegistration 4,
+    BrokerHeartbeat 1,
+    UnregisterBroker 0,
+    AlterPartition 3,
+    AssignReplicasToDirs 0,
+    AllocateProducerIds 0,
+    UpdateFeatures 2,
+}
+
+/// A request as bytes.
+///
+/// # Errors
+/// Where the codec cannot express it.
+pub fn encode_request(request: &Request, id: Option<RequestId>) -> Result<Bytes, WireError> {
+    let (api, version) = api_of(request);
+    let mut bytes = BytesMut::new();
+    bytes.put_u8(u8::from(id.is_some()));
+    if let Some(RequestId(id)) = id {
+        bytes.put_slice(id.as_bytes());
+    }
+    RequestHeader::default()
+        .with_request_api_key(api as i16)
+        .with_request_api_version(version)
+        .encode(&mut bytes, api.request_header_version(version))
+        .map_err(|_| WireError::Codec)?;
+    encode_body(request, &mut bytes)?;
+    Ok(bytes.freeze())
+}
+
+/// The request that `bytes` hold.
+///
+/// # Errors
+/// See [`WireError`].
+pub fn decode_request(mut bytes: Bytes) -> Result<(Request, Option<RequestId>), WireError> {
+    let has_id = bytes.try_get_u8().map_err(|_| WireError::Truncated)? != 0;
+    let id = match has_id {
+        false => None,
+        true if bytes.len() < 16 => return Err(WireError::Truncated),
+        true => {
+            let id = bytes.split_to(16);
+            Some(RequestId(Uuid::from_slice(&id).map_err(|_| WireError::Truncated)?))
+        }
+    };
+    let (api, version) = head(&bytes)?;
+    check_request(api, version, &bytes)?;
+    RequestHeader::decode(&mut bytes, api.request_header_version(version))
+        .map_err(|_| WireError::Codec)?;
+    Ok((decode_body(api, version, &mut bytes)?, id))
+}
+
+/// A response as bytes.
+///
+/// # Errors
+/// Where the codec cannot express it.
+pub fn encode_response(response: &Response) -> Result<Bytes, WireError> {
+    let (api, version) = api_of_response(response);
+    let mut bytes = BytesMut::new();
+    bytes.put_i16(api as i16);
+    bytes.put_i16(version);
+    ResponseHeader::default()
+        .encode(&mut bytes, api.response_header_version(version))
+        .map_err(|_| WireError::Codec)?;
+    encode_answer(response, &mut bytes)?;
+    Ok(bytes.freeze())
+}
+
+/// The response that `bytes` hold.
+///
+/// # Errors
+/// See [`WireError`].
+pub fn decode_response(mut bytes: Bytes) -> Result<Response, WireError> {
+    let (api, version) = head(&bytes)?;
+    bytes.advance(4);
+    check_response(api, version, &bytes)?;
+    ResponseHeader::decode(&mut bytes, api.response_header_version(version))
+        .map_err(|_| WireError::Codec)?;
+    decode_answer(api, version, &mut bytes)
+}
+
+/// The API key and version that `bytes` begin with.
+fn head(mut bytes: &[u8]) -> Result<(ApiKey, i16), WireError> {
+    let api = bytes.try_get_i16().map_err(|_| WireError::Truncated)?;
+    let version = bytes.try_get_i16().map_err(|_| WireError::Truncated)?;
+    Ok((ApiKey::try_from(api).map_err(|()| WireError::UnknownApi(api))?, version))
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::messages::{
+        CreateTopicsRequest, CreateTopicsResponse, create_topics_request::CreatableTopic,
+        create_topics_response::CreatableTopicResult,
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::protocol::StrBytes;
+
+    fn request() -> Request {
+        let name = StrBytes::from_static_str("numbers").into();
+        let topic = CreatableTopic::default().with_name(name).with_num_partitions(3);
+        Request::CreateTopics(CreateTopicsRequest::default().with_topics(vec![topic]))
+    }
+
+    #[test]
+    fn what_is_sent_is_what_arrives() {
+        let id = Some(RequestId(Uuid::from_u128(7)));
+        for id in [None, id] {
+            let bytes = encode_request(&request(), id).unwrap();
+            assert_eq!(decode_request(bytes).unwrap(), (request(), id));
+        }
+        let name = StrBytes::from_static_str("numbers").into();
+        let topic = CreatableTopicResult::default().with_name(name).with_num_partitions(3);
+        let response = CreateTopicsResponse::default().with_topics(vec![topic]);
+        let response = Response::CreateTopics(response);
+        assert_eq!(decode_response(encode_response(&response).unwrap()).unwrap(), response);
+    }
+
+    #[test]
+    fn every_version_has_a_shape() {
+        for (api, version) in APIS {
+            let mut bytes = BytesMut::new();
+            bytes.put_i16(*api as i16);
+            bytes.put_i16(*version);
+            for outcome in
+                [check_request(*api, *version, &bytes), check_response(*api, *version, &bytes)]
+            {
+                assert_ne!(outcome, Err(ShapeError::Unknown), "{api:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_do_no_harm(tail in proptest::collection::vec(any::<u8>(), 0..200)) {
+            for (api, version) in APIS {
+                let mut bytes = BytesMut::new();
+                bytes.put_u8(0);
+                bytes.put_i16(*api as i16);
+                bytes.put_i16(*version);
+                bytes.put_slice(&tail);
+                let bytes = bytes.freeze();
+                let _ = decode_request(bytes.clone());
+                let _ = decode_response(bytes.slice(1..));
+            }
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! How a cluster grows, and how its voters change.
+
+use ottla::cluster::VotersChange::{Add, Lead, Remove};
+
+use crate::machine::{Machine, Served, World, voters};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_of_one_grows_to_three_voters_and_its_first_node_leaves_them() {
+    let world = World::new(3);
+    let first = world.start(1, &Machine::default(), &[1]);
+    first.bootstrap(&[1]).await.unwrap();
+    let first = first.serves().await;
+    first.create_topic("before").await;
+
+    let mut later: Vec<Served> = Vec::new();
+    for id in [2, 3] {
+        let node = world.start(id, &Machine::default(), &[1]).serves().await;
+        assert_eq!(voters(&node.describe().await), (1..id).collect::<Vec<_>>());
+        // It is a broker already, and knows what happened before it came.
+        node.client().topic("before").await.unwrap();
+        node.voters(Add, id).await.unwrap();
+        assert_eq!(voters(&node.describe().await), (1..=id).collect::<Vec<_>>());
+        later.push(node);
+    }
+    let unknown = first.voters(Add, 9).await.unwrap_err();
+    assert!(unknown.to_string().contains("start it with the cluster's seeds"), "{unknown}");
+
+    later[0].voters(Lead, 3).await.unwrap();
+    assert_eq!(first.describe().await.leader, 3);
+    first.voters(Lead, 1).await.unwrap();
+
+    // The leader cannot remove itself: another takes over first.
+    first.voters(Remove, 1).await.unwrap();
+    let after = first.describe().await;
+    assert_eq!(voters(&after), [2, 3]);
+    assert_ne!(after.leader, 1);
+    // It is a learner now, and serves on.
+    first.create_topic("after").await;
+    let learner = later[0].voters(Lead, 1).await.unwrap_err();
+    assert!(learner.to_string().contains("only a voter can lead"), "{learner}");
+
+    for node in later.into_iter().chain([first]) {
+        node.stop().await;
+    }
+}
