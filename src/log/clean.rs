@@ -12,11 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::{error::Damage, header, segment::AbortedTxn};
+use super::{error::Damage, segment::AbortedTxn};
 use crate::{
     base::{Offset, ProducerId},
     protocol::batch::{
-        Batch, BatchBuilder, BatchOptions, NewRecord, Producer, Record, RecordLimits,
+        Batch, BatchBuilder, BatchOptions, HEADER_BYTES, Header, LENGTH_PREFIX_BYTES, NewRecord,
+        Producer, Record, RecordLimits,
     },
 };
 
@@ -76,7 +77,7 @@ pub(super) struct LastOfProducers {
 }
 
 impl LastOfProducers {
-    pub(super) fn add(&mut self, header: &header::Header) {
+    pub(super) fn add(&mut self, header: &Header) {
         if header.has_producer() {
             let of = if header.is_control() { &mut self.markers } else { &mut self.data };
             of.insert(header.producer_id, header.base_offset);
@@ -255,7 +256,7 @@ fn rebuild(batch: &Batch, records: &[Record], horizon_ms: Option<i64>) -> Result
 fn empty(batch: &Batch, keep_producer: bool) -> Bytes {
     let mut header = *batch.header();
     header.count = 0;
-    header.batch_length = (header::HEADER_BYTES - header::OVERHEAD_BYTES) as i32;
+    header.batch_length = (HEADER_BYTES - LENGTH_PREFIX_BYTES) as i32;
     header.compression = crate::protocol::compression::Compression::None;
     header.attributes = header.attributes.with_compression(header.compression);
     header.attributes = header.attributes.with_delete_horizon(false);
@@ -266,8 +267,6 @@ fn empty(batch: &Batch, keep_producer: bool) -> Bytes {
         header.base_sequence = none.base_sequence;
         header.attributes = header.attributes.with_transactional(false).with_control(false);
     }
-    let mut fixed = header.encode();
-    let crc = header::crc_of(&fixed);
-    fixed[17..21].copy_from_slice(&crc.to_be_bytes());
-    Bytes::copy_from_slice(&fixed)
+    header.crc = header.crc_with(&[]);
+    Bytes::copy_from_slice(&header.encode())
 }

@@ -24,14 +24,17 @@ use super::{
     config::LogConfig,
     dir::{Dir, File},
     error::{Damage, LogError, Operation},
-    header::{HEADER_BYTES, Header},
+    header,
     output::{Output, remove_cleaned},
     partition::Log,
     scan::Scan,
     segment::{AbortedTxn, Kind, Segment},
     swap,
 };
-use crate::{base::Offset, protocol::batch::Batch};
+use crate::{
+    base::Offset,
+    protocol::batch::{Batch, Header},
+};
 
 /// What one step reads and writes, but for the last batch.
 const STEP_BYTES: u64 = 1 << 20;
@@ -243,7 +246,7 @@ impl Compaction {
             let filter = &mut mapping.filter;
             if *next <= mapping.plan.first_dirty {
                 if let Some(header) = source.next_header(&log)? {
-                    bytes += u64::from(header.size_bytes).min(HEADERS_BYTES);
+                    bytes += (header.size_bytes() as u64).min(HEADERS_BYTES);
                     filter.last.add(&header);
                     continue;
                 }
@@ -465,8 +468,7 @@ fn undecodable(log: &Log, path: &str, position: u64, damage: Damage) -> LogError
 }
 
 pub(super) fn header_of(batch: &[u8]) -> Header {
-    let fixed = batch.first_chunk::<HEADER_BYTES>().map(Header::parse);
-    fixed.and_then(Result::ok).expect("the bytes are a whole batch that was parsed or built")
+    header::parse(batch).expect("the bytes are a whole batch that was parsed or built")
 }
 
 /// Where `old` lie in the log, if all of them still do.

@@ -73,6 +73,9 @@ pub enum Damage {
     /// A batch of a format other than version 2.
     #[error("a batch with magic {0}, only 2 is stored")]
     Magic(i8),
+    /// A batch of a codec that does not exist.
+    #[error("a batch with the unknown codec {0}")]
+    Codec(u8),
     /// A batch's content does not match its CRC.
     #[error("a batch whose CRC is {computed:#010x} instead of {stored:#010x}")]
     Crc {

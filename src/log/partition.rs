@@ -26,11 +26,14 @@ use super::{
     disk::Disk,
     epochs::{EpochStart, Epochs},
     error::{AppendError, Damage, LogError, Operation},
-    header::{EndMarker, HEADER_BYTES, Header},
+    header::{self, EndMarker},
     producers::{ActiveProducer, Origin, Producers, Staged},
     segment::{AbortedTxn, IndexLimits, Kind, Segment, path},
 };
-use crate::base::{LeaderEpoch, Offset, TopicId};
+use crate::{
+    base::{LeaderEpoch, Offset, TopicId},
+    protocol::batch::{HEADER_BYTES, Header},
+};
 
 /// A partition's log.
 #[derive(Debug)]
@@ -296,7 +299,7 @@ impl Log {
                 duplicate: false,
             });
         };
-        let size = headers.iter().map(|header| u64::from(header.size_bytes)).sum();
+        let size = headers.iter().map(|header| header.size_bytes() as u64).sum();
         if size > u64::from(config.segment_bytes) && how.origin != Origin::Replication {
             let segment_bytes = config.segment_bytes;
             return Err(AppendError::LargerThanSegment { bytes: size, segment_bytes });
@@ -321,14 +324,10 @@ impl Log {
     }
 
     fn parse(&self, batches: &[Bytes]) -> Result<Vec<Header>, AppendError> {
-        let parsed = batches.iter().map(|batch| {
-            let fixed = batch.first_chunk::<HEADER_BYTES>().ok_or(Damage::Torn);
-            let header = fixed.and_then(Header::parse);
-            match header {
-                Ok(header) if header.size_bytes as usize == batch.len() => Ok(header),
-                Ok(_) => Err(AppendError::Damaged(Damage::Torn)),
-                Err(damage) => Err(AppendError::Damaged(damage)),
-            }
+        let parsed = batches.iter().map(|batch| match header::parse(batch) {
+            Ok(header) if header.size_bytes() == batch.len() => Ok(header),
+            Ok(_) => Err(AppendError::Damaged(Damage::Torn)),
+            Err(damage) => Err(AppendError::Damaged(damage)),
         });
         parsed.collect()
     }
@@ -366,7 +365,9 @@ impl Log {
                     return Err(AppendError::UnexpectedOffset { found, end });
                 }
             } else {
-                header.stamp(&mut fixed, batch, next, how.leader_epoch, how.log_append_time_ms);
+                let body_bytes = batch.len() - HEADER_BYTES;
+                let Append { leader_epoch, log_append_time_ms, .. } = how;
+                header.stamp(&mut fixed, body_bytes, next, leader_epoch, log_append_time_ms);
             }
             next = header.next_offset();
             stamped.push(fixed);

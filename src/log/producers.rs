@@ -9,9 +9,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::{
     error::{AppendError, Damage},
-    header::{EndMarker, Header},
+    header::EndMarker,
 };
-use crate::base::{Offset, ProducerEpoch, ProducerId};
+use crate::{
+    base::{Offset, ProducerEpoch, ProducerId},
+    protocol::batch::{Header, add_sequence},
+};
 
 /// Batches remembered of each producer; clients keep at most as many in flight.
 const BATCHES: usize = 5;
@@ -45,7 +48,7 @@ impl BatchMeta {
     }
 
     fn first_sequence(&self) -> i32 {
-        super::header::add_sequence(self.last_sequence, -self.offset_delta)
+        add_sequence(self.last_sequence, -self.offset_delta)
     }
 }
 
@@ -343,7 +346,7 @@ fn check_sequence(entry: &Entry, header: &Header) -> Result<(), AppendError> {
     } else if entry.epoch != header.producer_epoch {
         header.base_sequence == 0
     } else {
-        header.base_sequence == super::header::add_sequence(entry.last_sequence(), 1)
+        header.base_sequence == add_sequence(entry.last_sequence(), 1)
     };
     if in_sequence {
         return Ok(());

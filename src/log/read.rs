@@ -73,7 +73,7 @@ impl Log {
                     if !at_least_one || upper_bound < found.header.next_offset() {
                         return Ok(None);
                     }
-                    end = start + found.header.size_bytes;
+                    end = start + found.header.size_bytes() as u32;
                 }
                 let file = segment.file(&self.disk, Kind::Log)?;
                 let len_bytes = end - start;
@@ -123,7 +123,7 @@ impl Log {
                         let slice = FileSlice {
                             file: segment.file(&self.disk, Kind::Log)?,
                             position: found.position,
-                            len_bytes: found.header.size_bytes,
+                            len_bytes: found.header.size_bytes() as u32,
                             disk: Arc::clone(&self.disk),
                             segment: Arc::clone(segment),
                         };

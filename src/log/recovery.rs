@@ -24,13 +24,16 @@ use super::{
     disk::Disk,
     epochs::Epochs,
     error::{Damage, LogError, Operation},
-    header::{EndMarker, HEADER_BYTES, Header},
+    header::{self, EndMarker},
     partition::{Log, State},
     producers::{Origin, Producers, Staged},
     scan::{Found, Scan, ScanFailure},
     segment::{AbortedTxn, Kind, Segment, path},
 };
-use crate::base::{Offset, TopicId};
+use crate::{
+    base::{Offset, TopicId},
+    protocol::batch::{HEADER_BYTES, Header},
+};
 
 /// What is known of a log before it is opened.
 #[derive(Debug, Clone, Copy)]
@@ -338,7 +341,7 @@ impl<'a> Opening<'a> {
 
     fn read_marker(&self, segment: &Segment, found: &Found) -> Result<Option<EndMarker>, LogError> {
         let file = segment.file(self.disk, Kind::Log)?;
-        let mut body = vec![0; found.header.size_bytes as usize - HEADER_BYTES];
+        let mut body = vec![0; found.header.size_bytes() - HEADER_BYTES];
         read_exact_at(&*file, found.position + HEADER_BYTES as u64, &mut body)
             .map_err(|e| self.disk.failed(Operation::Read, &segment.path(Kind::Log), e))?;
         Ok(EndMarker::parse(&Bytes::from(body)))
@@ -450,8 +453,8 @@ impl<'a> Opening<'a> {
         read_exact_at(&*file, from, &mut fixed)
             .map_err(|e| self.disk.failed(Operation::Read, &log, e))?;
         // Only a damaged batch whose length still holds leads to the next one.
-        let Ok(header) = Header::parse(&fixed) else { return Ok(false) };
-        let next = from + u64::from(header.size_bytes);
+        let Ok(header) = header::parse(&fixed) else { return Ok(false) };
+        let next = from + header.size_bytes() as u64;
         match Scan::new(file, next, len).next_batch() {
             Ok(Some((found, _))) => Ok(found.header.base_offset > self.end),
             Ok(None) | Err(ScanFailure::Damaged { .. }) => Ok(false),

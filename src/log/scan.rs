@@ -6,8 +6,9 @@ use super::{
     dir::File,
     disk::Disk,
     error::{Damage, LogError, Operation},
-    header::{HEADER_BYTES, Header, check_crc},
+    header,
 };
+use crate::protocol::batch::{HEADER_BYTES, Header};
 
 /// Enough for the headers of several small batches, or of one large one.
 const HEADERS_BYTES: usize = 4096;
@@ -79,11 +80,9 @@ impl Scan {
 
     fn header(&mut self, ahead: usize) -> Result<Found, ScanFailure> {
         let position = self.position;
-        let mut fixed = [0; HEADER_BYTES];
-        fixed.copy_from_slice(self.bytes(position, HEADER_BYTES, ahead)?);
-        let header =
-            Header::parse(&fixed).map_err(|damage| ScanFailure::Damaged { position, damage })?;
-        let next = position + u64::from(header.size_bytes);
+        let header = header::parse(self.bytes(position, HEADER_BYTES, ahead)?)
+            .map_err(|damage| ScanFailure::Damaged { position, damage })?;
+        let next = position + header.size_bytes() as u64;
         if next > self.end {
             return Err(ScanFailure::Damaged { position, damage: Damage::Torn });
         }
@@ -96,11 +95,11 @@ impl Scan {
             return Ok(None);
         }
         let found = self.header(BATCHES_BYTES)?;
-        let (position, len) = (found.position, found.header.size_bytes as usize);
+        let (position, len) = (found.position, found.header.size_bytes());
         self.bytes(position, len, BATCHES_BYTES)?;
         let start = (position - self.buffered_at) as usize;
-        check_crc(&found.header, &self.buffer[start..start + len])
-            .map_err(|damage| ScanFailure::Damaged { position, damage })?;
+        let checked = found.header.check_crc(&self.buffer[start..start + len]);
+        checked.map_err(|error| ScanFailure::Damaged { position, damage: error.into() })?;
         self.position += len as u64;
         Ok(Some((found, &self.buffer[start..start + len])))
     }
@@ -115,7 +114,7 @@ impl Iterator for Scan {
         }
         let found = self.header(HEADERS_BYTES);
         match &found {
-            Ok(found) => self.position += u64::from(found.header.size_bytes),
+            Ok(found) => self.position += found.header.size_bytes() as u64,
             Err(_) => self.failed = true,
         }
         Some(found)

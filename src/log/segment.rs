@@ -12,11 +12,13 @@ use super::{
     dir::{File, Open},
     disk::Disk,
     error::{LogError, Operation},
-    header::Header,
     index::{OffsetEntry, SparseIndex, TimeEntry},
     scan::{Found, Scan},
 };
-use crate::base::{LeaderEpoch, Offset, ProducerId};
+use crate::{
+    base::{LeaderEpoch, Offset, ProducerId},
+    protocol::batch::Header,
+};
 
 const ABORTED_TXN_BYTES: usize = 34;
 
@@ -263,8 +265,9 @@ impl Segment {
             write |= self.push_time(state);
             state.since_index_bytes = 0;
         }
-        state.since_index_bytes = state.since_index_bytes.saturating_add(header.size_bytes);
-        state.size_bytes += header.size_bytes;
+        state.since_index_bytes =
+            state.since_index_bytes.saturating_add(header.size_bytes() as u32);
+        state.size_bytes += header.size_bytes() as u32;
         write
     }
 
@@ -357,7 +360,7 @@ impl Segment {
         let mut end = start.max(position);
         for found in self.scan(disk, end)? {
             let found = found.map_err(|e| e.into_error(disk, &self.path(Kind::Log)))?;
-            let next = found.position + u64::from(found.header.size_bytes);
+            let next = found.position + found.header.size_bytes() as u64;
             if next > u64::from(limit) {
                 break;
             }
@@ -440,7 +443,7 @@ impl Segment {
             if state.max_timestamp.is_none_or(|(max, _)| header.max_timestamp_ms > max) {
                 state.max_timestamp = Some((header.max_timestamp_ms, header.last_offset()));
             }
-            since = since.saturating_add(header.size_bytes);
+            since = since.saturating_add(header.size_bytes() as u32);
             next_offset = Some(header.next_offset());
         }
         self.state.lock().since_index_bytes = since;

@@ -24,7 +24,7 @@ use crate::{
     base::{LeaderEpoch, Offset, PartitionIndex, TokioClock},
     coordinator::{AppendError, BoxFuture, Failure, ReadError, Runtime, Settings, ShardLog},
     group::{Config, GroupShard, Groups, Request, Response},
-    protocol::batch::{Batches, stamp},
+    protocol::batch::Batches,
 };
 
 /// A log in memory, kept over leaderships.
@@ -47,10 +47,12 @@ impl ShardLog for MemLog {
             self.appends.fetch_add(1, Ordering::Relaxed);
             let batch = Batches::parse(batch).unwrap().remove(0);
             let mut end = self.end.lock();
-            let stamped = stamp(&batch, Offset(*end), LeaderEpoch(1), None);
+            let (mut header, mut fixed) = (*batch.header(), batch.header().encode());
+            header.stamp(&mut fixed, batch.body().len(), Offset(*end), LeaderEpoch(1), None);
             *end += i64::from(batch.header().count);
             let mut bytes = BytesMut::new();
-            stamped.slices().iter().for_each(|slice| bytes.extend_from_slice(slice));
+            bytes.extend_from_slice(&fixed);
+            bytes.extend_from_slice(&batch.body());
             self.batches.lock().push(bytes.freeze());
             Ok(())
         })

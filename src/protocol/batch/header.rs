@@ -184,14 +184,37 @@ impl Header {
         Offset(self.base_offset.0.saturating_add(self.last_offset_delta as i64))
     }
 
-    /// The last record's sequence number, or -1. Sequence numbers start over behind `i32::MAX`.
+    /// The offset behind the last record's.
+    #[must_use]
+    pub const fn next_offset(&self) -> Offset {
+        Offset(self.last_offset().0.saturating_add(1))
+    }
+
+    /// The last record's sequence number, or -1.
     #[must_use]
     pub const fn last_sequence(&self) -> i32 {
         if self.base_sequence < 0 {
             return -1;
         }
-        let last = self.base_sequence as i64 + self.last_offset_delta as i64;
-        (last & i32::MAX as i64) as i32
+        add_sequence(self.base_sequence, self.last_offset_delta)
+    }
+
+    /// Whether an idempotent producer wrote it.
+    #[must_use]
+    pub fn has_producer(&self) -> bool {
+        self.producer_id != ProducerId::NONE
+    }
+
+    /// Whether it is part of a transaction.
+    #[must_use]
+    pub const fn is_transactional(&self) -> bool {
+        self.attributes.is_transactional()
+    }
+
+    /// Whether it holds a control record, such as a transaction marker.
+    #[must_use]
+    pub const fn is_control(&self) -> bool {
+        self.attributes.is_control()
     }
 
     /// Checks the CRC of the whole batch.
@@ -227,8 +250,37 @@ impl Header {
         header
     }
 
+    /// Gives a batch its place in the log. `fixed` is this header as it came, and is brought in line;
+    /// the body of `body_bytes` stays as it is, and is not read.
+    ///
+    /// With `log_append_time_ms` the batch's timestamps become that time, as
+    /// `message.timestamp.type=LogAppendTime` asks; only then the CRC changes.
+    pub fn stamp(
+        &mut self,
+        fixed: &mut [u8; HEADER_BYTES],
+        body_bytes: usize,
+        base_offset: Offset,
+        leader_epoch: LeaderEpoch,
+        log_append_time_ms: Option<i64>,
+    ) {
+        self.base_offset = base_offset;
+        self.leader_epoch = leader_epoch;
+        fixed[..8].copy_from_slice(&base_offset.0.to_be_bytes());
+        fixed[12..16].copy_from_slice(&leader_epoch.0.to_be_bytes());
+        let Some(time_ms) = log_append_time_ms else { return };
+        let before = crc32c::crc32c(&fixed[CRC_FROM..]);
+        self.attributes = self.attributes.with_timestamp_type(TimestampType::LogAppendTime);
+        self.max_timestamp_ms = time_ms;
+        fixed[21..23].copy_from_slice(&self.attributes.0.to_be_bytes());
+        fixed[35..43].copy_from_slice(&time_ms.to_be_bytes());
+        // A CRC is linear, so the header's share in it can be exchanged.
+        let changed = before ^ crc32c::crc32c(&fixed[CRC_FROM..]);
+        self.crc ^= crc32c::crc32c_combine(changed, 0, body_bytes);
+        fixed[17..21].copy_from_slice(&self.crc.to_be_bytes());
+    }
+
     /// The CRC of this header followed by `body`.
-    pub(super) fn crc_with(&self, body: &[u8]) -> u32 {
+    pub(crate) fn crc_with(&self, body: &[u8]) -> u32 {
         crc32c::crc32c_append(crc32c::crc32c(&self.encode()[CRC_FROM..]), body)
     }
 }
@@ -237,15 +289,9 @@ fn field<const N: usize>(header: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {
     std::array::from_fn(|i| header[at + i])
 }
 
-/// The CRC of `old` once its header has become `new`.
-///
-/// A CRC is linear, so the header's share can be exchanged without reading the body again.
-pub(super) fn crc_after_change(old: &[u8], new: &Header, body_bytes: usize) -> u32 {
-    let old_crc = u32::from_be_bytes(std::array::from_fn(|i| old[17 + i]));
-    let shifted = |header: &[u8]| {
-        crc32c::crc32c_combine(crc32c::crc32c(&header[CRC_FROM..HEADER_BYTES]), 0, body_bytes)
-    };
-    old_crc ^ shifted(old) ^ shifted(&new.encode())
+/// Sequence numbers count from 0 to `i32::MAX` and start over.
+pub(crate) const fn add_sequence(sequence: i32, count: i32) -> i32 {
+    ((sequence as i64 + count as i64) & i32::MAX as i64) as i32
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! A [`Batch`] is a parsed header over the bytes as they came; records are decoded only where
 //! somebody asks for them ([`Batch::records`]). The CRC-32C covers everything from the attributes
-//! on, so a base offset and a leader epoch are set without touching it ([`stamp`]).
+//! on, so a base offset and a leader epoch are set without touching it ([`Header::stamp`]).
 //!
 //! Invariant: the bytes of a `Batch` are exactly as long as its header says, and its CRC was right
 //! when it was parsed. References: KIP-98, KIP-82, KIP-101.
@@ -16,7 +16,9 @@ mod tests;
 use bytes::Bytes;
 
 pub use builder::{BatchBuilder, BatchOptions, NewRecord, Producer};
+pub(crate) use header::add_sequence;
 pub use header::{Attributes, HEADER_BYTES, Header, LENGTH_PREFIX_BYTES, TimestampType};
+pub(crate) use records::varint;
 pub use records::{Record, RecordError, RecordHeaders, RecordLimits, Records};
 
 use crate::{
@@ -161,13 +163,13 @@ impl Batch {
     /// Whether it is part of a transaction.
     #[must_use]
     pub const fn is_transactional(&self) -> bool {
-        self.header.attributes.is_transactional()
+        self.header.is_transactional()
     }
 
     /// Whether it holds a control record, such as a transaction marker.
     #[must_use]
     pub const fn is_control(&self) -> bool {
-        self.header.attributes.is_control()
+        self.header.is_control()
     }
 
     /// Decodes the records one by one, decompressing as far as they are asked for.
@@ -217,54 +219,4 @@ impl Batches {
         }
         Ok(batches)
     }
-}
-
-/// A batch with the offset and the leader epoch that the log gave it: a header of its own over the
-/// body as it came.
-#[derive(Debug, Clone)]
-pub struct Stamped {
-    /// What `header` says.
-    pub fields: Header,
-    /// The header as it is to be written.
-    pub header: [u8; HEADER_BYTES],
-    /// Everything behind the header.
-    pub body: Bytes,
-}
-
-impl Stamped {
-    /// The whole batch's size.
-    #[must_use]
-    pub fn size_bytes(&self) -> usize {
-        HEADER_BYTES + self.body.len()
-    }
-
-    /// The two parts, in the order in which they are to be written.
-    #[must_use]
-    pub fn slices(&self) -> [&[u8]; 2] {
-        [&self.header, &self.body]
-    }
-}
-
-/// Gives `batch` its place in the log. Copies the header only.
-///
-/// With `log_append_time_ms` the batch's timestamps become that time, as
-/// `message.timestamp.type=LogAppendTime` asks; only then the CRC changes, and it is derived
-/// without reading the body.
-#[must_use]
-pub fn stamp(
-    batch: &Batch,
-    base_offset: Offset,
-    leader_epoch: LeaderEpoch,
-    log_append_time_ms: Option<i64>,
-) -> Stamped {
-    let mut fields = batch.header;
-    fields.base_offset = base_offset;
-    fields.leader_epoch = leader_epoch;
-    let body = batch.body();
-    if let Some(now_ms) = log_append_time_ms {
-        fields.attributes = fields.attributes.with_timestamp_type(TimestampType::LogAppendTime);
-        fields.max_timestamp_ms = now_ms;
-        fields.crc = header::crc_after_change(&batch.bytes, &fields, body.len());
-    }
-    Stamped { fields, header: fields.encode(), body }
 }

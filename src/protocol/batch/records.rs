@@ -252,7 +252,7 @@ impl Cursor {
 }
 
 /// Zigzag variable-length integers.
-pub(super) mod varint {
+pub(crate) mod varint {
     /// The longest encoding of an `i32`.
     pub(crate) const MAX_I32_BYTES: usize = 5;
 
