@@ -7,27 +7,38 @@
 //! State owned: the speculation, an image ahead of the published one, and the answers that wait.
 //! When a proposal is refused or the leadership is lost, the speculation is discarded with all that
 //! was decided on it; the quorum refuses what builds on a refused proposal (see [`Speculation`]).
+//! A new term begins only when everything in flight from the one before has come to its end.
 //!
 //! Must not: decide anything itself, or answer before what the answer says is applied here.
 
-use std::{collections::VecDeque, future::poll_fn, pin::Pin, task::Poll, time::Duration};
+#[cfg(test)]
+mod cluster_tests;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::VecDeque, future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration,
+};
 
 use rand::{Rng, rngs::SmallRng};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 
 use super::{Controller, Decision, Request, Response};
 use crate::{
     metadata::{Batch, MetadataImage},
-    quorum::{Handle, ProposeError, Speculation},
+    quorum::{Handle, ProposeError, ReadError, Speculation, Status},
 };
 
 /// Requests that wait to be decided.
 const WAITING_MAX: usize = 1024;
 /// Requests that are decided and not answered.
 const IN_FLIGHT_MAX: usize = 256;
+
+/// After which a read that the quorum was too busy for is tried again.
+const READ_PAUSE: Duration = Duration::from_millis(10);
 
 /// The least time between two ticks.
 const TICK_MIN_MS: u64 = 10;
@@ -39,7 +50,8 @@ pub trait Decider: Send + 'static {
     /// What it answers.
     type Response: Send + 'static;
 
-    /// The node has become the active controller: entries to propose before anything is decided.
+    /// Entries to propose before any request is decided: `image` is that of a node that has just
+    /// become the active controller. Asked again where they were refused.
     fn begin(&mut self, image: &MetadataImage, now_ms: u64) -> Vec<Batch> {
         let _ = (image, now_ms);
         Vec::new()
@@ -66,7 +78,7 @@ impl Decider for Controller {
     type Request = Request;
     type Response = Response;
 
-    fn begin(&mut self, image: &MetadataImage, _: u64) -> Vec<Batch> {
+    fn begin(&mut self, image: &MetadataImage, _now_ms: u64) -> Vec<Batch> {
         Self::begin(self, image)
     }
 
@@ -93,16 +105,18 @@ impl Decider for Controller {
 /// Names a request, so that it is decided once however often it is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub uuid::Uuid);
+
 /// Why a request has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// Another node is the controller, or becomes it. Nothing was done.
+    /// Another node is the controller, or becomes it. Nothing was proposed: it may be asked.
     #[error("this node is not the active controller")]
     NotController,
-    /// Another node becomes the controller. The change may yet happen.
-    #[error("this node lost the leadership before the change was committed")]
+    /// This node ceased to be the controller meanwhile. The change may yet happen, whole or in part,
+    /// or not.
+    #[error("this node ceased to be the active controller before the change was known to be made")]
     LeadershipLost,
-    /// The deadline passed. The change may yet happen.
+    /// The deadline passed. The change may yet happen, or not.
     #[error("the controller did not answer in time")]
     TimedOut,
 }
@@ -142,7 +156,8 @@ impl<D: Decider> Client<D> {
         let waiting = Waiting { request, deadline, done };
         let asking = async {
             self.0.send(waiting).await.map_err(|_| RequestError::NotController)?;
-            answer.await.map_err(|_| RequestError::NotController)?
+            // The task ended, which may have been after it proposed.
+            answer.await.map_err(|_| RequestError::LeadershipLost)?
         };
         tokio::time::timeout_at(deadline, asking).await.map_err(|_| RequestError::TimedOut)?
     }
@@ -154,9 +169,25 @@ type Answer = Box<dyn FnOnce(Result<(), RequestError>) + Send>;
 /// Decided and proposed; answered when everything before it and all of its own is applied.
 struct InFlight {
     proposals: VecDeque<Proposal>,
-    /// Some of it is committed.
-    has_begun: bool,
+    /// How many of its entries are applied.
+    applied: usize,
     answer: Answer,
+}
+
+impl InFlight {
+    /// What is known once its next proposal has failed.
+    fn failed(&self, error: Option<ProposeError>) -> RequestError {
+        match error {
+            Some(
+                ProposeError::NotLeader
+                | ProposeError::Busy
+                | ProposeError::TooLarge
+                | ProposeError::Superseded,
+            ) if self.applied == 0 => RequestError::NotController,
+            // Where some of its entries are applied, the change was made in part.
+            _ => RequestError::LeadershipLost,
+        }
+    }
 }
 
 /// One term of leadership.
@@ -167,6 +198,8 @@ struct Term<D> {
     image: MetadataImage,
     /// Where `image` stands; ahead of the log's own indices only until nothing is in flight.
     index: u64,
+    /// What [`Decider::begin`] returned is proposed.
+    begun: bool,
 }
 
 /// The task. Made by [`driver`], which returns the client too.
@@ -223,28 +256,19 @@ where
     pub async fn run(mut self) {
         let mut status = self.quorum.watch_status();
         loop {
-            let leads = {
-                let now = status.borrow_and_update();
-                now.is_leader().then_some(now.raft.term)
-            };
+            let leads = leading_term(&status.borrow_and_update());
             if self.term.as_ref().map(|t| t.speculation.term) != leads {
                 self.term = None;
-                if let Some(term) = leads {
-                    tokio::select! {
-                        caught_up = self.quorum.read_index() => {
-                            if caught_up.is_err() {
-                                return;
-                            }
-                        }
-                        changed = status.changed() => {
-                            if changed.is_err() { return }
-                            continue;
-                        }
-                    }
-                    if self.begin(term).await.is_err() {
-                        return;
+                if let Some(term) = leads.filter(|_| self.in_flight.is_empty()) {
+                    match caught_up(&self.quorum, &mut status, term).await {
+                        Ok(true) => self.begin(term),
+                        Ok(false) => continue,
+                        Err(_) => return,
                     }
                 }
+            }
+            if self.begin_speculation().await.is_err() {
+                return;
             }
             let timer = self.timer();
             let takes = !self.draining && self.in_flight.len() < IN_FLIGHT_MAX;
@@ -275,29 +299,33 @@ where
     }
 
     /// This node leads in `term` and has applied all that was committed before it.
-    async fn begin(&mut self, term: u64) -> Result<(), ProposeError> {
+    fn begin(&mut self, term: u64) {
         self.speculations += 1;
         let image = MetadataImage::clone(&self.quorum.image());
         let now_ms = self.now_ms();
-        let mut decider = (self.activate)(&image, now_ms);
-        let first = decider.begin(&image, now_ms);
+        let decider = (self.activate)(&image, now_ms);
         let speculation = Speculation { term, number: self.speculations };
         let index = self.quorum.applied_index();
-        self.term = Some(Term { decider, speculation, image, index });
+        self.term = Some(Term { decider, speculation, image, index, begun: false });
         tracing::info!(term, "this node is the active controller");
-        if first.is_empty() { Ok(()) } else { self.propose(first, Box::new(|_| ())).await }
+    }
+
+    async fn begin_speculation(&mut self) -> Result<(), ProposeError> {
+        let now_ms = self.now_ms();
+        let Some(term) = self.term.as_mut().filter(|term| !term.begun) else { return Ok(()) };
+        term.begun = true;
+        let batches = term.decider.begin(&term.image, now_ms);
+        self.propose(batches, Box::new(|_| ())).await
     }
 
     /// The first in flight has come to its end.
     fn ended(&mut self, result: Result<(), RequestError>) {
         self.draining |= result.is_err();
-        // What comes after a refusal was decided on it, also where it proposed nothing itself.
-        let result = match result {
-            Ok(()) if self.draining => Err(RequestError::NotController),
-            result => result,
-        };
         if let Some(first) = self.in_flight.pop_front() {
-            (first.answer)(result);
+            // What comes after a refusal was decided on it, also where it proposed nothing itself.
+            let unfounded = self.draining && first.applied == 0;
+            let refused = if unfounded { Err(RequestError::NotController) } else { Ok(()) };
+            (first.answer)(result.and(refused));
         }
         if !self.in_flight.is_empty() {
             return;
@@ -309,6 +337,7 @@ where
             if self.draining {
                 self.speculations += 1;
                 term.speculation.number = self.speculations;
+                term.begun = false;
             }
         }
         self.draining = false;
@@ -349,14 +378,46 @@ where
             term.index += 1;
             term.image = term.image.apply(term.index, &batch).0;
             let place = Some(term.speculation);
-            proposals.push_back(self.quorum.start_propose(batch.encode(), place).await?);
+            match self.quorum.start_propose(batch.encode(), place).await {
+                Ok(proposal) => proposals.push_back(proposal),
+                Err(error) => {
+                    // The quorum has stopped; what it took before may yet happen.
+                    answer(Err(RequestError::LeadershipLost));
+                    return Err(error);
+                }
+            }
         }
-        self.in_flight.push_back(InFlight { proposals, has_begun: false, answer });
+        self.in_flight.push_back(InFlight { proposals, applied: 0, answer });
         if self.in_flight.len() == 1 && self.in_flight[0].proposals.is_empty() {
             self.ended(Ok(()));
         }
         Ok(())
     }
+}
+
+/// Waits until this node has applied all that was committed before `term`, in which it leads.
+/// Returns whether it does, or is to try again.
+async fn caught_up(
+    quorum: &Handle,
+    status: &mut watch::Receiver<Arc<Status>>,
+    term: u64,
+) -> Result<bool, ReadError> {
+    let read = tokio::select! {
+        read = quorum.read_index() => read.map(|_| true),
+        deposed = status.wait_for(|now| leading_term(now) != Some(term)) => {
+            deposed.map(|_| false).map_err(|_| ReadError::Stopped)
+        }
+    };
+    if read == Err(ReadError::Busy) {
+        tokio::time::sleep(READ_PAUSE).await;
+        return Ok(false);
+    }
+    read
+}
+
+/// The term in which this node leads, if it does.
+fn leading_term(status: &Status) -> Option<u64> {
+    status.is_leader().then_some(status.raft.term)
 }
 
 /// Waits until the first in flight ends; forever where there is none. Safe to cancel.
@@ -367,155 +428,16 @@ async fn next_done(in_flight: &mut VecDeque<InFlight>) -> Result<(), RequestErro
             match Pin::new(proposal).poll(context) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(Ok(_))) => {
-                    first.has_begun = true;
-                    first.proposals.pop_front();
+                    first.applied += 1;
+                    drop(first.proposals.pop_front());
                 }
-                Poll::Ready(refused) => {
-                    use ProposeError::{Busy, NotLeader, Superseded, TooLarge};
-                    let is_nothing =
-                        matches!(refused, Ok(Err(NotLeader | Busy | TooLarge | Superseded)));
-                    let error = match is_nothing && !first.has_begun {
-                        true => RequestError::NotController,
-                        false => RequestError::LeadershipLost,
-                    };
-                    return Poll::Ready(Err(error));
+                Poll::Ready(failed) => {
+                    let error = failed.ok().and_then(Result::err);
+                    return Poll::Ready(Err(first.failed(error)));
                 }
             }
         }
         Poll::Ready(Ok(()))
     })
     .await
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use futures::future::join_all;
-    use rand::SeedableRng as _;
-    use uuid::Uuid;
-
-    use super::*;
-    use crate::{
-        base::{Blocking, ClusterId, DirectoryId, NodeId},
-        metadata::{ConfigResource, Record, records::ConfigRecord},
-        quorum::{
-            Bootstrap, Environment, Machine as _, MemStore, Member, NoPeers, Quorum, QuorumConfig,
-        },
-    };
-
-    const KEY: &str = "message.max.bytes";
-
-    /// Counts up one setting, by what the image says it is; a request of 0 only reads it.
-    struct Counter;
-
-    fn value(image: &MetadataImage) -> u64 {
-        let resource = ConfigResource::broker(NodeId(1));
-        image.config_value(&resource, KEY).map_or(0, |text| text.parse().unwrap())
-    }
-
-    impl Decider for Counter {
-        type Request = usize;
-        type Response = u64;
-
-        fn decide(
-            &mut self,
-            image: &MetadataImage,
-            size_bytes: usize,
-            _: u64,
-            _: &mut dyn Rng,
-        ) -> (Vec<Batch>, u64) {
-            if size_bytes == 0 {
-                return (Vec::new(), value(image));
-            }
-            let next = value(image) + 1;
-            let record = ConfigRecord {
-                resource_type: 4,
-                resource_name: "1".to_owned(),
-                name: KEY.to_owned(),
-                value: Some("0".repeat(size_bytes - 1) + &next.to_string()),
-            };
-            (vec![Batch::new(vec![Record::Config(record)])], next)
-        }
-
-        fn tick(&mut self, _: &MetadataImage, _: u64) -> Vec<Batch> {
-            Vec::new()
-        }
-
-        fn next_tick_ms(&self) -> Option<u64> {
-            None
-        }
-    }
-
-    async fn started(voters: u64) -> (Quorum, Client<Counter>) {
-        let member = |node: u64| Member {
-            node_id: NodeId(node as u32),
-            directory_id: DirectoryId(Uuid::from_u128(node.into())),
-        };
-        let voters = (1..=voters).map(|node| (node, member(node))).collect();
-        let bootstrap = Bootstrap { cluster_id: ClusterId(Uuid::from_u128(1)), voters };
-        let environment = Environment {
-            store: Arc::new(MemStore::new()),
-            blocking: Blocking::threads("driver-test", 2, 16).unwrap(),
-            peers: Arc::new(NoPeers),
-            fatal: Arc::new(|fatal| panic!("{fatal}")),
-        };
-        let config = QuorumConfig::new(member(1), 3);
-        let quorum: Quorum =
-            Quorum::start(config, Some(bootstrap.into()), environment).await.unwrap();
-        let (driver, client) =
-            driver(quorum.handle(), |_: &_, _| Counter, SmallRng::seed_from_u64(1));
-        tokio::spawn(driver.run());
-        (quorum, client)
-    }
-
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_secs(20)
-    }
-
-    #[tokio::test]
-    async fn requests_in_flight_see_each_other_and_answers_are_applied() {
-        let (quorum, client) = started(1).await;
-        while client.request(0, soon()).await.is_err() {
-            tokio::task::yield_now().await; // Until it leads.
-        }
-        let requests = (0..300).map(|_| {
-            let (client, handle) = (client.clone(), quorum.handle());
-            async move {
-                let answer = client.request(1, soon()).await.unwrap();
-                assert!(value(&handle.image()) >= answer);
-                answer
-            }
-        });
-        let mut answers = join_all(requests).await;
-        answers.sort_unstable();
-        assert_eq!(answers, (1..=300).collect::<Vec<_>>());
-        assert_eq!(client.request(0, soon()).await, Ok(300));
-        assert_ne!(quorum.handle().image().as_ref(), &MetadataImage::empty());
-    }
-
-    #[tokio::test]
-    async fn a_refused_change_takes_along_what_was_decided_on_it() {
-        let (quorum, client) = started(1).await;
-        while client.request(0, soon()).await.is_err() {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(client.request(1, soon()).await, Ok(1));
-        // Larger than an entry may be.
-        let requests = [2 << 20, 1, 0].map(|size| client.request(size, soon()));
-        let answers = join_all(requests).await;
-        assert_eq!(answers[0], Err(RequestError::NotController));
-        for later in &answers[1..] {
-            // Decided before or after the refusal was known: never on what was refused.
-            assert!(!matches!(later, Ok(3)), "{answers:?}");
-        }
-        let now = value(&quorum.handle().image());
-        assert_eq!(client.request(1, soon()).await, Ok(now + 1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_node_that_does_not_lead_says_so() {
-        let (_quorum, client) = started(3).await;
-        assert_eq!(client.request(1, soon()).await, Err(RequestError::NotController));
-    }
 }
