@@ -7,10 +7,13 @@ use super::{
     Cluster, LeaderError,
     wire::{Answer, Ask, Decided, Done},
 };
-use crate::controller::{
-    Request, Response,
-    driver::{RequestError, RequestId},
-    wire,
+use crate::{
+    controller::{
+        Request, Response,
+        driver::{RequestError, RequestId},
+        wire,
+    },
+    metadata::features,
 };
 
 /// Asks the active controller, over changes of it. Cheap to clone.
@@ -26,11 +29,11 @@ impl Cluster {
 
     /// Decides a request of another node, if the controller is here.
     pub(super) async fn decide_for(&self, request: Bytes, deadline: Instant) -> Answer {
-        let (request, _id) = match wire::decode_request(request) {
+        let (request, id) = match wire::decode_request(request) {
             Ok(decoded) => decoded,
             Err(error) => return Answer::refused(error),
         };
-        match self.decide_here(request, deadline).await {
+        match self.decide_here(request, id, deadline).await {
             Ok((response, index)) => {
                 let response = wire::encode_response(&response);
                 response.map_or_else(Answer::refused, |response| {
@@ -38,6 +41,8 @@ impl Cluster {
                 })
             }
             Err(RequestError::NotController) => self.not_leader(),
+            // There is no more to say than that something was done.
+            Err(RequestError::Begun) => Answer::Done(Done {}),
             Err(_) => Answer::Unknown(Done {}),
         }
     }
@@ -45,12 +50,13 @@ impl Cluster {
     async fn decide_here(
         &self,
         request: Request,
+        id: Option<RequestId>,
         deadline: Instant,
     ) -> Result<(Response, u64), RequestError> {
         let (Some(controller), Some(quorum)) = (self.0.controller.get(), self.quorum()) else {
             return Err(RequestError::NotController);
         };
-        let response = controller.request(request, deadline).await?;
+        let response = controller.request(request, id, deadline).await?;
         Ok((response, quorum.applied_index()))
     }
 }
@@ -58,7 +64,8 @@ impl Cluster {
 impl Controllers {
     /// Has the controller decide, and returns its answer with the index of an entry by which an image
     /// holds all that the answer says. A change of the controller meanwhile is waited out. A
-    /// request with an `id` must not be decided twice: it is not sent again where it may have been.
+    /// request with an `id` is not decided twice: where the cluster is too old to remember it, it is
+    /// not sent again where it may have been decided.
     ///
     /// # Errors
     /// Where no controller answered in time. See [`LeaderError`].
@@ -70,23 +77,26 @@ impl Controllers {
     ) -> Result<(Response, u64), LeaderError> {
         let cluster = &self.0;
         let quorum = cluster.quorum().ok_or(LeaderError::NoCluster)?;
+        let again = id.is_none() || quorum.image().metadata_version() >= features::REQUESTS;
         let mut unknown = false;
         // While the controller is here, which on most clusters' first node it is, nothing is encoded.
         if quorum.status().is_leader() {
-            match cluster.decide_here(request.clone(), deadline).await {
+            match cluster.decide_here(request.clone(), id, deadline).await {
                 Ok(decided) => return Ok(decided),
                 Err(RequestError::NotController) => {}
-                Err(_) if id.is_some() => return Err(LeaderError::Unknown),
+                Err(RequestError::Begun) => return Err(LeaderError::Unknown),
+                Err(_) if !again => return Err(LeaderError::Unknown),
                 Err(_) => unknown = true,
             }
         }
         let encoded = wire::encode_request(&request, id).map_err(|_| LeaderError::NoLeader)?;
         let ask = Ask::Controller(encoded);
-        match cluster.ask_leader(&ask, id.is_none(), deadline).await {
+        match cluster.ask_leader(&ask, again, deadline).await {
             Ok(Answer::Decided(Decided { response, index })) => {
                 let response = wire::decode_response(response);
                 Ok((response.map_err(|_| LeaderError::Unknown)?, index))
             }
+            Ok(Answer::Done(_)) => Err(LeaderError::Unknown),
             Ok(_) => Err(LeaderError::NoLeader),
             Err(LeaderError::NoLeader) if unknown => Err(LeaderError::Unknown),
             Err(error) => Err(error),

@@ -9,7 +9,7 @@
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use kafka_protocol::{
-    messages::{ApiKey, RequestHeader, ResponseHeader},
+    messages::{ApiKey, RequestHeader, ResponseHeader, delete_topics_request::DeleteTopicState},
     protocol::{Decodable, Encodable},
 };
 use uuid::Uuid;
@@ -118,7 +118,17 @@ pub fn encode_request(request: &Request, id: Option<RequestId>) -> Result<Bytes,
         .with_request_api_version(version)
         .encode(&mut bytes, api.request_header_version(version))
         .map_err(|_| WireError::Codec)?;
-    encode_body(request, &mut bytes)?;
+    match request {
+        // Clients before version 6 name topics in a field of its own, which this version has not.
+        Request::DeleteTopics(body) if !body.topic_names.is_empty() => {
+            let mut body = body.clone();
+            let names = std::mem::take(&mut body.topic_names).into_iter();
+            let states = names.map(|name| DeleteTopicState::default().with_name(Some(name)));
+            body.topics.extend(states);
+            encode_body(&Request::DeleteTopics(body), &mut bytes)?;
+        }
+        request => encode_body(request, &mut bytes)?,
+    }
     Ok(bytes.freeze())
 }
 
@@ -182,8 +192,8 @@ fn head(mut bytes: &[u8]) -> Result<(ApiKey, i16), WireError> {
 #[cfg(test)]
 mod tests {
     use kafka_protocol::messages::{
-        CreateTopicsRequest, CreateTopicsResponse, create_topics_request::CreatableTopic,
-        create_topics_response::CreatableTopicResult,
+        CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest,
+        create_topics_request::CreatableTopic, create_topics_response::CreatableTopicResult,
     };
     use proptest::prelude::*;
 
@@ -208,6 +218,17 @@ mod tests {
         let response = CreateTopicsResponse::default().with_topics(vec![topic]);
         let response = Response::CreateTopics(response);
         assert_eq!(decode_response(encode_response(&response).unwrap()).unwrap(), response);
+    }
+
+    #[test]
+    fn topics_to_delete_arrive_however_the_client_named_them() {
+        let names = vec![StrBytes::from_static_str("a").into()];
+        let request = DeleteTopicsRequest::default().with_topic_names(names);
+        let bytes = encode_request(&Request::DeleteTopics(request), None).unwrap();
+        let Ok((Request::DeleteTopics(arrived), _)) = decode_request(bytes) else {
+            panic!("another request");
+        };
+        assert_eq!(arrived.topics[0].name.as_ref().unwrap().as_str(), "a");
     }
 
     #[test]

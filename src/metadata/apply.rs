@@ -80,6 +80,12 @@ impl MetadataDelta {
                 self.after.next_producer_id = ProducerId(record.next_producer_id);
             }
             Record::NoOp(_) => {}
+            Record::Request(record) => {
+                let changed = &mut self.requests;
+                self.after.requests.decided(record, |number| {
+                    changed.insert(number);
+                });
+            }
         }
     }
 

@@ -18,6 +18,8 @@ pub struct MetadataDelta {
     pub(super) configs: BTreeMap<ConfigResource, BTreeSet<Arc<str>>>,
     pub(super) features: BTreeSet<Arc<str>>,
     pub(super) cluster: bool,
+    /// The numbers of requests that are remembered from here on, or no more.
+    pub(super) requests: BTreeSet<u64>,
 }
 
 /// What changed of one topic.
@@ -43,6 +45,7 @@ impl MetadataDelta {
             configs: BTreeMap::new(),
             features: BTreeSet::new(),
             cluster: false,
+            requests: BTreeSet::new(),
         }
     }
 
@@ -97,6 +100,7 @@ impl MetadataDelta {
             && self.configs.is_empty()
             && self.features.is_empty()
             && !self.cluster
+            && self.requests.is_empty()
             && self.before.next_producer_id == self.after.next_producer_id
     }
 
@@ -127,6 +131,7 @@ impl MetadataDelta {
         }
         self.features.extend(later.features);
         self.cluster |= later.cluster;
+        self.requests.extend(later.requests);
         self
     }
 }

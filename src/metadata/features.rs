@@ -15,7 +15,9 @@ pub const METADATA_VERSION: &str = "ottla.metadata.version";
 /// The level that every release reads.
 pub const METADATA_VERSION_MIN: i32 = 1;
 /// The newest level that this release reads.
-pub const METADATA_VERSION_MAX: i32 = 1;
+pub const METADATA_VERSION_MAX: i32 = 2;
+/// The level from which on decided requests are remembered.
+pub const REQUESTS: i32 = 2;
 
 /// What this release knows of a feature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

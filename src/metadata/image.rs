@@ -9,7 +9,11 @@ use crate::{
         BrokerEpoch, ClusterId, DirectoryId, LeaderEpoch, NodeId, PartitionEpoch, PartitionIndex,
         ProducerId, TopicId, TopicPartition,
     },
-    metadata::records::{BrokerEndpoint, BrokerFeature, PartitionRecord, RegisterBrokerRecord},
+    metadata::{
+        DecidedRequest, RequestId,
+        records::{BrokerEndpoint, BrokerFeature, PartitionRecord, RegisterBrokerRecord},
+        requests::Requests,
+    },
 };
 
 /// The directory ids that name no directory (KIP-858).
@@ -299,6 +303,7 @@ pub struct MetadataImage {
     pub(super) partition_count: usize,
     pub(super) configs: OrdMap<ConfigResource, Overrides>,
     pub(super) next_producer_id: ProducerId,
+    pub(super) requests: Requests,
 }
 
 impl MetadataImage {
@@ -417,6 +422,12 @@ impl MetadataImage {
     pub fn config_map(&self, resource: &ConfigResource) -> BTreeMap<String, String> {
         let entries = self.configs.get(resource).into_iter().flatten();
         entries.map(|(key, value)| (key.to_string(), value.to_string())).collect()
+    }
+
+    /// What is known of a request that was decided, if it is remembered.
+    #[must_use]
+    pub fn decided_request(&self, id: RequestId) -> Option<&DecidedRequest> {
+        self.requests.find(id)
     }
 
     /// The first producer id that nobody was given.

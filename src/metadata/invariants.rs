@@ -37,6 +37,9 @@ pub enum Violation {
     /// A configuration of a topic that is not there.
     #[error("topic '{0}' has a configuration, but does not exist")]
     OrphanConfig(String),
+    /// More requests are remembered than should be, or one under two numbers.
+    #[error("the requests that are remembered are more than allowed, or inconsistent")]
+    Requests,
     /// A derived index or count differs from what it derives from.
     #[error("the index of replicas or the count of partitions is wrong")]
     Derived,
@@ -81,6 +84,9 @@ impl MetadataImage {
             if broker.epoch > self.last_broker_epoch || broker.id != *id {
                 return Err(Violation::BrokerEpoch(*id));
             }
+        }
+        if !self.requests.is_consistent() {
+            return Err(Violation::Requests);
         }
         let orphan = self.configs.keys().find(|resource| {
             resource.kind == ConfigResourceType::Topic

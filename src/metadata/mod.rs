@@ -25,6 +25,7 @@ pub mod features;
 mod image;
 mod invariants;
 pub mod records;
+mod requests;
 mod store;
 
 /// The name under which a broker registers where other nodes reach it, beside its listeners for
@@ -39,4 +40,5 @@ pub use image::{
 };
 pub use invariants::Violation;
 pub use records::{Batch, DecodeError, Record};
+pub use requests::{ANSWER_MAX_BYTES, DecidedRequest, RequestId};
 pub use store::{LoadError, Write};

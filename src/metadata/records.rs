@@ -97,6 +97,9 @@ pub enum Record {
     /// Nothing: written to learn that the log still moves.
     #[prost(message, tag = "12")]
     NoOp(NoOpRecord),
+    /// A request was decided. Needs [`features::REQUESTS`].
+    #[prost(message, tag = "13")]
+    Request(RequestRecord),
 }
 
 macro_rules! into_record {
@@ -122,6 +125,7 @@ into_record! {
     Config(ConfigRecord),
     ProducerIds(ProducerIdsRecord),
     NoOp(NoOpRecord),
+    Request(RequestRecord),
 }
 
 /// The cluster exists. Kafka keeps this id in `meta.properties` alone.
@@ -430,6 +434,18 @@ pub struct ProducerIdsRecord {
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub struct NoOpRecord {}
 
+/// A request was decided: all of its change is made with this entry where it has the answer, and
+/// begins with this entry where it has none.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct RequestRecord {
+    /// The name of the request.
+    #[prost(message, required, tag = "1")]
+    pub id: Uuid,
+    /// The answer.
+    #[prost(bytes = "vec", optional, tag = "2")]
+    pub answer: Option<Vec<u8>>,
+}
+
 /// Records that take effect together: the payload of one Raft entry.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
@@ -449,7 +465,7 @@ struct BatchMessage {
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct RecordMessage {
-    #[prost(oneof = "Record", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "Record", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     record: Option<Record>,
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::{
     base::{BrokerEpoch, NodeId, PartitionIndex, TopicId, TopicPartition},
     metadata::{
-        ConfigResource, MetadataDelta, MetadataImage, Record,
+        ConfigResource, DecidedRequest, MetadataDelta, MetadataImage, Record,
         records::{
             ClusterRecord, ConfigRecord, DecodeError, FeatureLevelRecord, ProducerIdsRecord,
             TopicRecord, decode_record, encode_record,
@@ -48,6 +48,7 @@ const BROKER: u8 = 4;
 const TOPIC: u8 = 5;
 const PARTITION: u8 = 6;
 const CONFIG: u8 = 7;
+const REQUEST: u8 = 8;
 
 fn feature_key(name: &str) -> Vec<u8> {
     [&[FEATURE], name.as_bytes()].concat()
@@ -63,6 +64,15 @@ fn topic_key(id: TopicId) -> Vec<u8> {
 
 fn partition_key(at: TopicPartition) -> Vec<u8> {
     [&[PARTITION][..], at.topic.0.as_bytes(), &at.partition.0.to_be_bytes()].concat()
+}
+
+fn request_key(number: u64) -> Vec<u8> {
+    [&[REQUEST][..], &number.to_be_bytes()].concat()
+}
+
+fn request_number(key: &[u8]) -> Option<u64> {
+    let number = key.strip_prefix(&[REQUEST])?.try_into().ok()?;
+    Some(u64::from_be_bytes(number))
 }
 
 /// Resource names hold no zero byte, so that one ends them.
@@ -121,6 +131,11 @@ impl MetadataImage {
         (config_key(resource, key), record.map(|record| encode_record(record.into())))
     }
 
+    fn write_request(&self, number: u64) -> Write {
+        let request = self.requests.numbered(number);
+        (request_key(number), request.map(|request| encode_record(request.to_record().into())))
+    }
+
     /// All of the image as writes to an empty store, in no particular order.
     pub fn writes(&self) -> impl Iterator<Item = Write> {
         let partitions = self.topics.values().flat_map(|topic| {
@@ -140,6 +155,7 @@ impl MetadataImage {
             .chain(self.topics.keys().map(|id| self.write_topic(*id)))
             .chain(partitions.map(|at| self.write_partition(at)))
             .chain(configs.map(|(resource, key)| self.write_config(resource, key)))
+            .chain(self.requests.numbers().map(|number| self.write_request(number)))
             .filter(|(_, value)| value.is_some())
     }
 
@@ -170,7 +186,12 @@ impl MetadataImage {
             {
                 return Err(LoadError::Orphan(partition.topic_id.into()));
             }
-            delta.fold(&record);
+            match (&record, request_number(key)) {
+                (Record::Request(request), Some(number)) => {
+                    delta.after.requests.put(number, DecidedRequest::from_record(request));
+                }
+                _ => delta.fold(&record),
+            }
             delta.forget_changes();
         }
         let mut image = delta.after;
@@ -213,6 +234,7 @@ impl MetadataDelta {
         for (resource, keys) in &self.configs {
             writes.extend(keys.iter().map(|key: &Arc<str>| after.write_config(resource, key)));
         }
+        writes.extend(self.requests.iter().map(|number| after.write_request(*number)));
         writes
     }
 
@@ -222,6 +244,7 @@ impl MetadataDelta {
         self.brokers.clear();
         self.configs.clear();
         self.features.clear();
+        self.requests.clear();
     }
 }
 

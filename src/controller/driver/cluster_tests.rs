@@ -6,6 +6,15 @@ use std::{
     time::Duration,
 };
 
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        BrokerHeartbeatRequest, BrokerId, BrokerRegistrationRequest, CreateTopicsRequest,
+        TopicName,
+        broker_registration_request::{Feature, Listener},
+        create_topics_request::CreatableTopic,
+    },
+};
 use parking_lot::Mutex;
 use rand::SeedableRng as _;
 use tokio::time::sleep;
@@ -111,6 +120,12 @@ impl Cluster {
         self.net.0.lock().cuts = others.flat_map(|o| [(node, o), (o, node)]).collect();
     }
 
+    /// What `node` sends still arrives, but it hears nothing.
+    fn deafen(&self, node: u64) {
+        let others = (1..=3).filter(|other| *other != node);
+        self.net.0.lock().cuts = others.map(|other| (other, node)).collect();
+    }
+
     fn heal(&self) {
         self.net.0.lock().cuts.clear();
     }
@@ -121,8 +136,17 @@ impl Cluster {
 
     /// Asks until the node is the controller.
     async fn ask(&self, node: u64, request: Request) -> Result<Response, RequestError> {
+        self.ask_as(None, node, request).await
+    }
+
+    async fn ask_as(
+        &self,
+        id: Option<RequestId>,
+        node: u64,
+        request: Request,
+    ) -> Result<Response, RequestError> {
         loop {
-            match self.clients[&node].request(request.clone(), soon()).await {
+            match self.clients[&node].request(request.clone(), id, soon()).await {
                 Err(RequestError::NotController) => sleep(Duration::from_millis(10)).await,
                 other => return other,
             }
@@ -176,12 +200,12 @@ async fn a_controller_that_is_cut_off_says_what_is_known() {
     cluster.isolate(first);
     let client = &cluster.clients[&first];
     assert_eq!(
-        client.request(set_default("6"), soon()).await,
+        client.request(set_default("6"), None, soon()).await,
         Err(RequestError::LeadershipLost),
         "it was proposed"
     );
     assert_eq!(
-        client.request(set_default("7"), soon()).await,
+        client.request(set_default("7"), None, soon()).await,
         Err(RequestError::NotController),
         "it was not"
     );
@@ -192,4 +216,61 @@ async fn a_controller_that_is_cut_off_says_what_is_known() {
     while default_value(&cluster.image(first)) != Some("8") {
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Makes a broker, so that topics can be created.
+async fn register(cluster: &Cluster, controller: u64) {
+    let listener = Listener::default().with_name("PLAINTEXT".into()).with_host("localhost".into());
+    let supported = features::SUPPORTED.iter().map(|feature| {
+        Feature::default()
+            .with_name(feature.name.into())
+            .with_min_supported_version(feature.min as i16)
+            .with_max_supported_version(feature.max as i16)
+    });
+    let request = BrokerRegistrationRequest::default()
+        .with_broker_id(BrokerId(1))
+        .with_cluster_id(cluster_id().to_string().into())
+        .with_listeners(vec![listener])
+        .with_features(supported.collect())
+        .with_log_dirs(vec![Uuid::from_u128(1)])
+        .with_previous_broker_epoch(-1);
+    let registered = cluster.ask(controller, Request::BrokerRegistration(request)).await;
+    let Ok(Response::BrokerRegistration(registered)) = registered else { panic!("{registered:?}") };
+    assert_eq!(registered.error_code, 0);
+    let request = BrokerHeartbeatRequest::default()
+        .with_broker_id(BrokerId(1))
+        .with_broker_epoch(registered.broker_epoch)
+        .with_current_metadata_offset(i64::MAX);
+    cluster.ask(controller, Request::BrokerHeartbeat(request)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_is_created_once_though_its_controller_was_lost() {
+    let cluster = Cluster::start().await;
+    let first = cluster.leader(None).await;
+    register(&cluster, first).await;
+    let topic = CreatableTopic::default()
+        .with_name(TopicName("numbers".into()))
+        .with_num_partitions(3)
+        .with_replication_factor(1);
+    let request = Request::CreateTopics(CreateTopicsRequest::default().with_topics(vec![topic]));
+    let id = Some(RequestId(Uuid::from_u128(7)));
+
+    cluster.deafen(first);
+    let lost = cluster.ask_as(id, first, request.clone()).await;
+    assert_eq!(lost, Err(RequestError::LeadershipLost));
+
+    let next = cluster.leader(Some(first)).await;
+    let Ok(Response::CreateTopics(response)) = cluster.ask_as(id, next, request.clone()).await
+    else {
+        panic!("another answer");
+    };
+    let image = cluster.image(next);
+    let created = image.topic_by_name("numbers").unwrap();
+    let answered = &response.topics[0];
+    assert_eq!((answered.error_code, answered.topic_id), (0, created.id.0), "{answered:?}");
+    let Ok(Response::CreateTopics(anew)) = cluster.ask(next, request).await else {
+        panic!("another answer");
+    };
+    assert_eq!(anew.topics[0].error_code, ResponseError::TopicAlreadyExists.code());
 }

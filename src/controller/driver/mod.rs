@@ -9,6 +9,11 @@
 //! was decided on it; the quorum refuses what builds on a refused proposal (see [`Speculation`]).
 //! A new term begins only when everything in flight from the one before has come to its end.
 //!
+//! A request with an id is decided once: its answer is remembered in the entry that makes the change
+//! (see [`DecidedRequest`]), and given again. A change of several entries is not atomic. Where its
+//! controller was lost between two of them, the remainder is never made, and who asks again learns
+//! no more than that: what is there now answers neither yes nor no.
+//!
 //! Must not: decide anything itself, or answer before what the answer says is applied here.
 
 #[cfg(test)]
@@ -20,15 +25,18 @@ use std::{
     collections::VecDeque, future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration,
 };
 
+use bytes::Bytes;
+use prost::Message as _;
 use rand::{Rng, rngs::SmallRng};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 
-use super::{Controller, Decision, Request, Response};
+use super::{Controller, Decision, ENTRY_MAX_BYTES, Request, Response, wire};
+pub use crate::metadata::RequestId;
 use crate::{
-    metadata::{Batch, MetadataImage},
+    metadata::{ANSWER_MAX_BYTES, Batch, MetadataImage, features, records::RequestRecord},
     quorum::{Handle, ProposeError, ReadError, Speculation, Status},
 };
 
@@ -67,6 +75,12 @@ pub trait Decider: Send + 'static {
         rng: &mut dyn Rng,
     ) -> (Vec<Batch>, Self::Response);
 
+    /// An answer as bytes; `None` where it has none.
+    fn encode(response: &Self::Response) -> Option<Vec<u8>>;
+
+    /// The answer that [`Decider::encode`] put into bytes, maybe in another release.
+    fn decode(bytes: &[u8]) -> Option<Self::Response>;
+
     /// Entries to propose because time has passed.
     fn tick(&mut self, image: &MetadataImage, now_ms: u64) -> Vec<Batch>;
 
@@ -93,6 +107,14 @@ impl Decider for Controller {
         (batches, response)
     }
 
+    fn encode(response: &Response) -> Option<Vec<u8>> {
+        wire::encode_response(response).ok().map(Into::into)
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Response> {
+        wire::decode_response(Bytes::copy_from_slice(bytes)).ok()
+    }
+
     fn tick(&mut self, image: &MetadataImage, now_ms: u64) -> Vec<Batch> {
         self.tick(image, now_ms).batches
     }
@@ -101,10 +123,6 @@ impl Decider for Controller {
         self.next_tick_ms()
     }
 }
-
-/// Names a request, so that it is decided once however often it is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RequestId(pub uuid::Uuid);
 
 /// Why a request has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -116,6 +134,10 @@ pub enum RequestError {
     /// or not.
     #[error("this node ceased to be the active controller before the change was known to be made")]
     LeadershipLost,
+    /// A former controller decided a request of the same id, and the change was made in part, or the
+    /// answer is not known any more. It is of no use to ask again.
+    #[error("the change was begun by a former controller: look at how much of it was made")]
+    Begun,
     /// The deadline passed. The change may yet happen, or not.
     #[error("the controller did not answer in time")]
     TimedOut,
@@ -123,6 +145,7 @@ pub enum RequestError {
 
 struct Waiting<D: Decider> {
     request: D::Request,
+    id: Option<RequestId>,
     deadline: Instant,
     done: oneshot::Sender<Result<D::Response, RequestError>>,
 }
@@ -143,17 +166,19 @@ impl<D: Decider> std::fmt::Debug for Client<D> {
 }
 
 impl<D: Decider> Client<D> {
-    /// Has `request` decided, and returns the answer once what it says is applied on this node.
+    /// Has `request` decided, and returns the answer once what it says is applied on this node. If
+    /// it has an `id`, it may be asked again, here or elsewhere, and is decided once.
     ///
     /// # Errors
     /// See [`RequestError`].
     pub async fn request(
         &self,
         request: D::Request,
+        id: Option<RequestId>,
         deadline: Instant,
     ) -> Result<D::Response, RequestError> {
         let (done, answer) = oneshot::channel();
-        let waiting = Waiting { request, deadline, done };
+        let waiting = Waiting { request, id, deadline, done };
         let asking = async {
             self.0.send(waiting).await.map_err(|_| RequestError::NotController)?;
             // The task ended, which may have been after it proposed.
@@ -355,7 +380,7 @@ where
     }
 
     async fn take(&mut self, waiting: Waiting<D>) -> Result<(), ProposeError> {
-        let Waiting { request, deadline, done } = waiting;
+        let Waiting { request, id, deadline, done } = waiting;
         let now_ms = self.now_ms();
         let Some(term) = &mut self.term else {
             let _ = done.send(Err(RequestError::NotController));
@@ -365,7 +390,25 @@ where
             let _ = done.send(Err(RequestError::TimedOut));
             return Ok(());
         }
-        let (batches, response) = term.decider.decide(&term.image, request, now_ms, &mut self.rng);
+        let remembered = id.and_then(|id| term.image.decided_request(id));
+        let (batches, response) = match remembered.map(|request| request.answer.as_deref()) {
+            Some(answer) => match answer.and_then(D::decode) {
+                Some(response) => (Vec::new(), response),
+                None => {
+                    let _ = done.send(Err(RequestError::Begun));
+                    return Ok(());
+                }
+            },
+            None => {
+                let image = &term.image;
+                let (mut batches, response) =
+                    term.decider.decide(image, request, now_ms, &mut self.rng);
+                if let Some(id) = id.filter(|_| image.metadata_version() >= features::REQUESTS) {
+                    remember(id, D::encode(&response), &mut batches);
+                }
+                (batches, response)
+            }
+        };
         // The client may have gone; what was decided stands nevertheless.
         let answer: Answer = Box::new(move |result| drop(done.send(result.map(|()| response))));
         self.propose(batches, answer).await
@@ -413,6 +456,26 @@ async fn caught_up(
         return Ok(false);
     }
     read
+}
+
+/// Adds to a decision, if it changes anything, that it is the one of request `id`, with its answer.
+fn remember(id: RequestId, answer: Option<Vec<u8>>, batches: &mut Vec<Batch>) {
+    let Some(last) = batches.last_mut() else { return };
+    let answer = answer.filter(|answer| answer.len() <= ANSWER_MAX_BYTES);
+    let record = RequestRecord { id: id.0.into(), answer };
+    let version = last.metadata_version.max(features::REQUESTS);
+    if last.encoded_len() + record.encoded_len() <= ENTRY_MAX_BYTES {
+        last.metadata_version = version;
+        last.records.push(record.into());
+    } else {
+        batches.push(Batch { metadata_version: version, records: vec![record.into()] });
+    }
+    if batches.len() > 1 {
+        // Fits what entries have in reserve.
+        let begun = RequestRecord { id: id.0.into(), answer: None };
+        batches[0].metadata_version = version;
+        batches[0].records.push(begun.into());
+    }
 }
 
 /// The term in which this node leads, if it does.
