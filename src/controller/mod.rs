@@ -32,6 +32,7 @@ mod isr;
 mod placement;
 mod producer_ids;
 mod topics;
+mod voters;
 pub mod wire;
 
 #[cfg(test)]
@@ -60,6 +61,7 @@ use crate::{
 use brokers::Lease;
 pub use draft::{ENTRY_MAX_BYTES, Refusal};
 pub(crate) use topics::illegal as illegal_topic_name;
+pub use voters::{ExcludeVoterRequest, ExcludeVoterResponse};
 
 /// What the active controller is asked to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,6 +90,8 @@ pub enum Request {
     AllocateProducerIds(AllocateProducerIdsRequest),
     /// Finalize levels of features.
     UpdateFeatures(UpdateFeaturesRequest),
+    /// Keep a node from becoming a voter by itself, or allow it again.
+    ExcludeVoter(ExcludeVoterRequest),
 }
 
 /// The answer to a [`Request`], of the same name.
@@ -106,6 +110,7 @@ pub enum Response {
     AssignReplicasToDirs(AssignReplicasToDirsResponse),
     AllocateProducerIds(AllocateProducerIdsResponse),
     UpdateFeatures(UpdateFeaturesResponse),
+    ExcludeVoter(ExcludeVoterResponse),
 }
 
 /// What to propose, and what to answer once all of it is applied (at once where it is nothing).
@@ -196,6 +201,7 @@ impl Controller {
                 producer_ids::allocate(&view, &r).map(Response::AllocateProducerIds)
             }
             Request::UpdateFeatures(r) => features::update(&view, r).map(Response::UpdateFeatures),
+            Request::ExcludeVoter(r) => voters::exclude(&view, r).map(Response::ExcludeVoter),
         }
     }
 }

@@ -26,7 +26,10 @@ use uuid::Uuid;
 
 use crate::{
     base::{ClusterId, NodeId, PartitionIndex, TopicId, TopicPartition},
-    controller::{Config, Controller, ENTRY_MAX_BYTES, Request, Response},
+    controller::{
+        Config, Controller, ENTRY_MAX_BYTES, ExcludeVoterRequest, ExcludeVoterResponse, Request,
+        Response,
+    },
     metadata::{Batch, ConfigResource, MetadataImage, Partition, features},
 };
 
@@ -591,6 +594,19 @@ fn a_feature_is_not_raised_beyond_what_a_broker_supports() {
     assert_eq!(update("no.such.feature", 1), refused);
     assert_eq!(update("eligible.leader.replicas.version", 0), refused, "needs the upgrade type");
     assert_eq!(update("eligible.leader.replicas.version", 1), 0);
+}
+
+#[test]
+fn a_voter_that_was_removed_stays_so_until_it_is_allowed_again() {
+    let mut world = World::new();
+    for excluded in [true, true, false, true] {
+        let request = ExcludeVoterRequest { node_id: 3, excluded };
+        let response = world.submit(Request::ExcludeVoter(request));
+        assert_eq!(response, Response::ExcludeVoter(ExcludeVoterResponse { error_code: 0 }));
+        assert_eq!(world.image.is_excluded_voter(NodeId(3)), excluded);
+        world.check_store();
+    }
+    assert_eq!(world.image.excluded_voters().collect::<Vec<_>>(), [NodeId(3)]);
 }
 
 #[derive(Debug, Clone)]

@@ -3,7 +3,8 @@
 //! A request is one byte that says whether an id follows, the id (16 bytes), and Kafka's own request
 //! from its header on, without a length; a response its API key and version (`i16` each,
 //! big-endian), and Kafka's own response from its header on. Each API has one version here, which
-//! all releases of a rolling upgrade know; it is on the wire, so that it can be raised.
+//! all releases of a rolling upgrade know; it is on the wire, so that it can be raised. Requests that
+//! are not Kafka's have negative keys, no header, and a body in protobuf.
 //!
 //! Nothing reaches the codec before the shape guard has walked it.
 
@@ -34,17 +35,25 @@ pub enum WireError {
     Codec,
 }
 
+impl From<prost::DecodeError> for WireError {
+    fn from(_: prost::DecodeError) -> Self {
+        Self::Codec
+    }
+}
+
 macro_rules! apis {
     ($($name:ident $version:literal),* $(,)?) => {
-        fn api_of(request: &Request) -> (ApiKey, i16) {
+        fn api_of(request: &Request) -> Option<(ApiKey, i16)> {
             match request {
-                $(Request::$name(_) => (ApiKey::$name, $version),)*
+                $(Request::$name(_) => Some((ApiKey::$name, $version)),)*
+                Request::ExcludeVoter(_) => None,
             }
         }
 
         fn encode_body(request: &Request, into: &mut BytesMut) -> Result<(), WireError> {
             match request {
                 $(Request::$name(body) => body.encode(into, $version),)*
+                Request::ExcludeVoter(body) => return encode_own(EXCLUDE_VOTER, body, into),
             }
             .map_err(|_| WireError::Codec)
         }
@@ -57,15 +66,17 @@ macro_rules! apis {
             .map_err(|_| WireError::Codec)
         }
 
-        fn api_of_response(response: &Response) -> (ApiKey, i16) {
+        fn api_of_response(response: &Response) -> Option<(ApiKey, i16)> {
             match response {
-                $(Response::$name(_) => (ApiKey::$name, $version),)*
+                $(Response::$name(_) => Some((ApiKey::$name, $version)),)*
+                Response::ExcludeVoter(_) => None,
             }
         }
 
         fn encode_answer(response: &Response, into: &mut BytesMut) -> Result<(), WireError> {
             match response {
                 $(Response::$name(body) => body.encode(into, $version),)*
+                Response::ExcludeVoter(body) => return encode_own(EXCLUDE_VOTER, body, into),
             }
             .map_err(|_| WireError::Codec)
         }
@@ -107,17 +118,18 @@ apis! {
 /// # Errors
 /// Where the codec cannot express it.
 pub fn encode_request(request: &Request, id: Option<RequestId>) -> Result<Bytes, WireError> {
-    let (api, version) = api_of(request);
     let mut bytes = BytesMut::new();
     bytes.put_u8(u8::from(id.is_some()));
     if let Some(RequestId(id)) = id {
         bytes.put_slice(id.as_bytes());
     }
-    RequestHeader::default()
-        .with_request_api_key(api as i16)
-        .with_request_api_version(version)
-        .encode(&mut bytes, api.request_header_version(version))
-        .map_err(|_| WireError::Codec)?;
+    if let Some((api, version)) = api_of(request) {
+        RequestHeader::default()
+            .with_request_api_key(api as i16)
+            .with_request_api_version(version)
+            .encode(&mut bytes, api.request_header_version(version))
+            .map_err(|_| WireError::Codec)?;
+    }
     match request {
         // Clients before version 6 name topics in a field of its own, which this version has not.
         Request::DeleteTopics(body) if !body.topic_names.is_empty() => {
@@ -146,6 +158,9 @@ pub fn decode_request(mut bytes: Bytes) -> Result<(Request, Option<RequestId>), 
             Some(RequestId(Uuid::from_slice(&id).map_err(|_| WireError::Truncated)?))
         }
     };
+    if let Some(body) = own_body(EXCLUDE_VOTER, &bytes) {
+        return Ok((Request::ExcludeVoter(prost::Message::decode(body)?), id));
+    }
     let (api, version) = head(&bytes)?;
     check_request(api, version, &bytes)?;
     RequestHeader::decode(&mut bytes, api.request_header_version(version))
@@ -158,13 +173,14 @@ pub fn decode_request(mut bytes: Bytes) -> Result<(Request, Option<RequestId>), 
 /// # Errors
 /// Where the codec cannot express it.
 pub fn encode_response(response: &Response) -> Result<Bytes, WireError> {
-    let (api, version) = api_of_response(response);
     let mut bytes = BytesMut::new();
-    bytes.put_i16(api as i16);
-    bytes.put_i16(version);
-    ResponseHeader::default()
-        .encode(&mut bytes, api.response_header_version(version))
-        .map_err(|_| WireError::Codec)?;
+    if let Some((api, version)) = api_of_response(response) {
+        bytes.put_i16(api as i16);
+        bytes.put_i16(version);
+        ResponseHeader::default()
+            .encode(&mut bytes, api.response_header_version(version))
+            .map_err(|_| WireError::Codec)?;
+    }
     encode_answer(response, &mut bytes)?;
     Ok(bytes.freeze())
 }
@@ -174,12 +190,31 @@ pub fn encode_response(response: &Response) -> Result<Bytes, WireError> {
 /// # Errors
 /// See [`WireError`].
 pub fn decode_response(mut bytes: Bytes) -> Result<Response, WireError> {
+    if let Some(body) = own_body(EXCLUDE_VOTER, &bytes) {
+        return Ok(Response::ExcludeVoter(prost::Message::decode(body)?));
+    }
     let (api, version) = head(&bytes)?;
     bytes.advance(4);
     check_response(api, version, &bytes)?;
     ResponseHeader::decode(&mut bytes, api.response_header_version(version))
         .map_err(|_| WireError::Codec)?;
     decode_answer(api, version, &mut bytes)
+}
+
+/// The key of requests that are not Kafka's: an [`super::ExcludeVoterRequest`].
+const EXCLUDE_VOTER: i16 = -1;
+const OWN_VERSION: i16 = 0;
+
+fn encode_own(key: i16, body: &impl prost::Message, into: &mut BytesMut) -> Result<(), WireError> {
+    into.put_i16(key);
+    into.put_i16(OWN_VERSION);
+    body.encode(into).map_err(|_| WireError::Codec)
+}
+
+/// The body of a message of `key` that is not Kafka's.
+fn own_body<'a>(key: i16, bytes: &'a [u8]) -> Option<&'a [u8]> {
+    let body = bytes.strip_prefix(&key.to_be_bytes())?;
+    body.strip_prefix(&OWN_VERSION.to_be_bytes())
 }
 
 /// The API key and version that `bytes` begin with.
@@ -198,7 +233,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::protocol::StrBytes;
+    use crate::{
+        controller::{ExcludeVoterRequest, ExcludeVoterResponse},
+        protocol::StrBytes,
+    };
 
     fn request() -> Request {
         let name = StrBytes::from_static_str("numbers").into();
@@ -208,11 +246,16 @@ mod tests {
 
     #[test]
     fn what_is_sent_is_what_arrives() {
-        let id = Some(RequestId(Uuid::from_u128(7)));
-        for id in [None, id] {
+        let named = Some(RequestId(Uuid::from_u128(7)));
+        for id in [None, named] {
             let bytes = encode_request(&request(), id).unwrap();
             assert_eq!(decode_request(bytes).unwrap(), (request(), id));
         }
+        let own = Request::ExcludeVoter(ExcludeVoterRequest { node_id: 7, excluded: true });
+        let bytes = encode_request(&own, named).unwrap();
+        assert_eq!(decode_request(bytes).unwrap(), (own, named));
+        let own = Response::ExcludeVoter(ExcludeVoterResponse { error_code: 35 });
+        assert_eq!(decode_response(encode_response(&own).unwrap()).unwrap(), own);
         let name = StrBytes::from_static_str("numbers").into();
         let topic = CreatableTopicResult::default().with_name(name).with_num_partitions(3);
         let response = CreateTopicsResponse::default().with_topics(vec![topic]);
@@ -248,11 +291,12 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_bytes_do_no_harm(tail in proptest::collection::vec(any::<u8>(), 0..200)) {
-            for (api, version) in APIS {
+            let kafka = APIS.iter().map(|(api, version)| (*api as i16, *version));
+            for (api, version) in kafka.chain([(EXCLUDE_VOTER, OWN_VERSION)]) {
                 let mut bytes = BytesMut::new();
                 bytes.put_u8(0);
-                bytes.put_i16(*api as i16);
-                bytes.put_i16(*version);
+                bytes.put_i16(api);
+                bytes.put_i16(version);
                 bytes.put_slice(&tail);
                 let bytes = bytes.freeze();
                 let _ = decode_request(bytes.clone());

@@ -80,6 +80,15 @@ impl MetadataDelta {
                 self.after.next_producer_id = ProducerId(record.next_producer_id);
             }
             Record::NoOp(_) => {}
+            Record::VoterExclusion(record) => {
+                let id = NodeId(record.node_id);
+                if record.excluded {
+                    self.after.excluded_voters.insert(id);
+                } else {
+                    self.after.excluded_voters.remove(&id);
+                }
+                self.excluded_voters.insert(id);
+            }
             Record::Request(record) => {
                 let changed = &mut self.requests;
                 self.after.requests.decided(record, |number| {

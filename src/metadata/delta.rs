@@ -20,6 +20,7 @@ pub struct MetadataDelta {
     pub(super) cluster: bool,
     /// The numbers of requests that are remembered from here on, or no more.
     pub(super) requests: BTreeSet<u64>,
+    pub(super) excluded_voters: BTreeSet<NodeId>,
 }
 
 /// What changed of one topic.
@@ -46,6 +47,7 @@ impl MetadataDelta {
             features: BTreeSet::new(),
             cluster: false,
             requests: BTreeSet::new(),
+            excluded_voters: BTreeSet::new(),
         }
     }
 
@@ -101,6 +103,7 @@ impl MetadataDelta {
             && self.features.is_empty()
             && !self.cluster
             && self.requests.is_empty()
+            && self.excluded_voters.is_empty()
             && self.before.next_producer_id == self.after.next_producer_id
     }
 
@@ -132,6 +135,7 @@ impl MetadataDelta {
         self.features.extend(later.features);
         self.cluster |= later.cluster;
         self.requests.extend(later.requests);
+        self.excluded_voters.extend(later.excluded_voters);
         self
     }
 }

@@ -18,6 +18,8 @@ pub const METADATA_VERSION_MIN: i32 = 1;
 pub const METADATA_VERSION_MAX: i32 = 2;
 /// The level from which on decided requests are remembered.
 pub const REQUESTS: i32 = 2;
+/// The level from which on voters that were removed are remembered.
+pub const EXCLUDED_VOTERS: i32 = 2;
 
 /// What this release knows of a feature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

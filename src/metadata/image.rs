@@ -304,6 +304,7 @@ pub struct MetadataImage {
     pub(super) configs: OrdMap<ConfigResource, Overrides>,
     pub(super) next_producer_id: ProducerId,
     pub(super) requests: Requests,
+    pub(super) excluded_voters: OrdSet<NodeId>,
 }
 
 impl MetadataImage {
@@ -428,6 +429,18 @@ impl MetadataImage {
     #[must_use]
     pub fn decided_request(&self, id: RequestId) -> Option<&DecidedRequest> {
         self.requests.find(id)
+    }
+
+    /// Whether an operator removed the node from the voters of the metadata quorum, so that it is
+    /// not to become one by itself.
+    #[must_use]
+    pub fn is_excluded_voter(&self, node: NodeId) -> bool {
+        self.excluded_voters.contains(&node)
+    }
+
+    /// The nodes that are not to become voters by themselves.
+    pub fn excluded_voters(&self) -> impl Iterator<Item = NodeId> {
+        self.excluded_voters.iter().copied()
     }
 
     /// The first producer id that nobody was given.

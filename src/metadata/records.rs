@@ -100,6 +100,9 @@ pub enum Record {
     /// A request was decided. Needs [`features::REQUESTS`].
     #[prost(message, tag = "13")]
     Request(RequestRecord),
+    /// An operator removed a voter, or allows it again. Needs [`features::EXCLUDED_VOTERS`].
+    #[prost(message, tag = "14")]
+    VoterExclusion(VoterExclusionRecord),
 }
 
 macro_rules! into_record {
@@ -126,6 +129,7 @@ into_record! {
     ProducerIds(ProducerIdsRecord),
     NoOp(NoOpRecord),
     Request(RequestRecord),
+    VoterExclusion(VoterExclusionRecord),
 }
 
 /// The cluster exists. Kafka keeps this id in `meta.properties` alone.
@@ -434,6 +438,17 @@ pub struct ProducerIdsRecord {
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub struct NoOpRecord {}
 
+/// Whether a node may become a voter of the metadata quorum by itself.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct VoterExclusionRecord {
+    /// The node.
+    #[prost(uint32, tag = "1")]
+    pub node_id: u32,
+    /// Whether it may not.
+    #[prost(bool, tag = "2")]
+    pub excluded: bool,
+}
+
 /// A request was decided: all of its change is made with this entry where it has the answer, and
 /// begins with this entry where it has none.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -465,7 +480,7 @@ struct BatchMessage {
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct RecordMessage {
-    #[prost(oneof = "Record", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
+    #[prost(oneof = "Record", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
     record: Option<Record>,
 }
 

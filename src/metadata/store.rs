@@ -9,7 +9,7 @@ use crate::{
         ConfigResource, DecidedRequest, MetadataDelta, MetadataImage, Record,
         records::{
             ClusterRecord, ConfigRecord, DecodeError, FeatureLevelRecord, ProducerIdsRecord,
-            TopicRecord, decode_record, encode_record,
+            TopicRecord, VoterExclusionRecord, decode_record, encode_record,
         },
     },
 };
@@ -49,6 +49,7 @@ const TOPIC: u8 = 5;
 const PARTITION: u8 = 6;
 const CONFIG: u8 = 7;
 const REQUEST: u8 = 8;
+const EXCLUDED_VOTER: u8 = 9;
 
 fn feature_key(name: &str) -> Vec<u8> {
     [&[FEATURE], name.as_bytes()].concat()
@@ -136,6 +137,12 @@ impl MetadataImage {
         (request_key(number), request.map(|request| encode_record(request.to_record().into())))
     }
 
+    fn write_excluded_voter(&self, id: NodeId) -> Write {
+        let key = [&[EXCLUDED_VOTER][..], &id.0.to_be_bytes()].concat();
+        let record = VoterExclusionRecord { node_id: id.0, excluded: true };
+        (key, self.is_excluded_voter(id).then(|| encode_record(record.into())))
+    }
+
     /// All of the image as writes to an empty store, in no particular order.
     pub fn writes(&self) -> impl Iterator<Item = Write> {
         let partitions = self.topics.values().flat_map(|topic| {
@@ -156,6 +163,7 @@ impl MetadataImage {
             .chain(partitions.map(|at| self.write_partition(at)))
             .chain(configs.map(|(resource, key)| self.write_config(resource, key)))
             .chain(self.requests.numbers().map(|number| self.write_request(number)))
+            .chain(self.excluded_voters().map(|id| self.write_excluded_voter(id)))
             .filter(|(_, value)| value.is_some())
     }
 
@@ -235,6 +243,7 @@ impl MetadataDelta {
             writes.extend(keys.iter().map(|key: &Arc<str>| after.write_config(resource, key)));
         }
         writes.extend(self.requests.iter().map(|number| after.write_request(*number)));
+        writes.extend(self.excluded_voters.iter().map(|id| after.write_excluded_voter(*id)));
         writes
     }
 
@@ -245,6 +254,7 @@ impl MetadataDelta {
         self.configs.clear();
         self.features.clear();
         self.requests.clear();
+        self.excluded_voters.clear();
     }
 }
 
