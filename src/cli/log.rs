@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use clap::Subcommand;
 use serde::Serialize;
 
@@ -100,7 +100,8 @@ struct RecordRow {
 
 fn row(batch: &RawBatch, position: usize, with_records: bool) -> Result<BatchRow, Failure> {
     let mut records = Vec::new();
-    if with_records && !batch.is_control() {
+    let header = batch.header().ok();
+    if with_records && !header.is_some_and(|header| header.is_control()) {
         batch.read(&mut records)?;
     }
     let text = |bytes: &Option<Bytes>| {
@@ -113,22 +114,20 @@ fn row(batch: &RawBatch, position: usize, with_records: bool) -> Result<BatchRow
         value: text(&record.value),
         headers: record.headers.iter().map(|h| (h.name.to_string(), text(&h.value))).collect(),
     });
-    let bytes = &batch.bytes;
-    let codec = ["none", "gzip", "snappy", "lz4", "zstd"];
     Ok(BatchRow {
         position,
         base_offset: batch.base_offset,
         last_offset: batch.last_offset,
         count: batch.count,
-        leader_epoch: (&bytes[12..]).get_i32(),
-        producer_id: batch.producer_id(),
-        producer_epoch: (&bytes[51..]).get_i16(),
-        base_sequence: (&bytes[53..]).get_i32(),
-        codec: codec.get(usize::from(bytes[22] & 7)).copied().unwrap_or("?"),
-        transactional: batch.is_transactional(),
-        control: batch.is_control(),
-        max_timestamp_ms: (&bytes[35..]).get_i64(),
-        size_bytes: bytes.len(),
+        leader_epoch: header.map_or(-1, |header| header.leader_epoch.0),
+        producer_id: header.map_or(-1, |header| header.producer_id.0),
+        producer_epoch: header.map_or(-1, |header| header.producer_epoch.0),
+        base_sequence: header.map_or(-1, |header| header.base_sequence),
+        codec: header.map_or("?", |header| header.compression.name()),
+        transactional: header.is_some_and(|header| header.is_transactional()),
+        control: header.is_some_and(|header| header.is_control()),
+        max_timestamp_ms: header.map_or(-1, |header| header.max_timestamp_ms),
+        size_bytes: batch.bytes.len(),
         valid: batch.verify().is_ok(),
         records: records.collect(),
     })
@@ -247,9 +246,9 @@ fn check(file: PathBuf) -> Result<Checked, Failure> {
                 batch.base_offset
             ));
         }
-        let read = batch.verify().and_then(|()| {
+        let read = batch.verify().and_then(|header| {
             let mut found = Vec::new();
-            if !batch.is_control() {
+            if !header.is_control() {
                 batch.read(&mut found)?;
             }
             Ok(())

@@ -1,52 +1,35 @@
 //! What a fetch brings: batches as they lie in the log, and the records in them.
 
-use std::sync::Arc;
-
 use bytes::{Buf, Bytes};
 
 use super::{
     offsets::Partition,
     records::{HEADER_BYTES, Header},
-    wire,
 };
-
-/// The most that one batch may take once it is decompressed.
-const PLAIN_BYTES_MAX: usize = 256 << 20;
+use crate::protocol::batch::{self, RecordError, RecordLimits, Records};
 
 /// A batch that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum BatchError {
-    /// A format before version 2.
-    #[error("batch at offset {offset} has format {magic}, expected 2")]
-    Format {
+    /// Its header or its checksum is wrong.
+    #[error("batch at offset {offset}: {source}")]
+    Batch {
         /// Where.
         offset: i64,
-        /// The format.
-        magic: u8,
+        /// What is wrong.
+        source: batch::BatchError,
     },
-    /// The checksum is another.
-    #[error("batch at offset {offset} does not match its checksum")]
-    Checksum {
-        /// Where.
-        offset: i64,
-    },
-    /// A codec that does not exist.
-    #[error("batch at offset {offset} names an unknown codec")]
-    Codec {
-        /// Where.
-        offset: i64,
-    },
-    /// Records that do not decompress.
-    #[error("batch at offset {offset} does not decompress: {source}")]
-    Compression {
-        /// Where.
-        offset: i64,
-        /// Why.
-        source: wire::CompressionError,
-    },
-    /// Records that are not what the header says.
-    #[error("batch at offset {offset} holds an invalid record")]
+    /// Its records are not what the header says.
+    #[error("batch at offset {offset}: {source}")]
     Record {
+        /// Where.
+        offset: i64,
+        /// What is wrong.
+        source: RecordError,
+    },
+    /// A name of a record's header is not text.
+    #[error("batch at offset {offset} has a record header whose name is not UTF-8")]
+    HeaderName {
         /// Where.
         offset: i64,
     },
@@ -128,15 +111,16 @@ impl Fetched {
         let mut pending = aborted.into_iter().peekable();
         let mut open: Vec<i64> = Vec::new();
         for batch in self.batches() {
-            batch.verify()?;
+            let header = batch.verify()?;
+            let producer_id = header.producer_id.0;
             while let Some((producer, _)) =
                 pending.next_if(|(_, first_offset)| *first_offset <= batch.last_offset)
             {
                 open.push(producer);
             }
-            if batch.is_control() {
-                open.retain(|producer| *producer != batch.producer_id());
-            } else if !(batch.is_transactional() && open.contains(&batch.producer_id())) {
+            if header.is_control() {
+                open.retain(|producer| *producer != producer_id);
+            } else if !(header.is_transactional() && open.contains(&producer_id)) {
                 batch.read(&mut records)?;
             }
         }
@@ -146,44 +130,26 @@ impl Fetched {
 }
 
 impl RawBatch {
-    fn attributes(&self) -> i16 {
-        (&self.bytes[21..]).get_i16()
+    /// Its header, its checksum unchecked.
+    ///
+    /// # Errors
+    /// Where it has none of format 2.
+    pub fn header(&self) -> Result<batch::Header, BatchError> {
+        batch::Header::parse(&self.bytes).map_err(|source| self.invalid(source))
     }
 
-    /// Whether it was written in a transaction.
-    #[must_use]
-    pub fn is_transactional(&self) -> bool {
-        self.attributes() & 0x10 != 0
-    }
-
-    /// Whether it holds a marker and no data.
-    #[must_use]
-    pub fn is_control(&self) -> bool {
-        self.attributes() & 0x20 != 0
-    }
-
-    /// The producer; -1 where it was not idempotent.
-    #[must_use]
-    pub fn producer_id(&self) -> i64 {
-        (&self.bytes[43..]).get_i64()
+    const fn invalid(&self, source: batch::BatchError) -> BatchError {
+        BatchError::Batch { offset: self.base_offset, source }
     }
 
     /// Checks format and checksum.
     ///
     /// # Errors
     /// Where either is wrong.
-    pub fn verify(&self) -> Result<(), BatchError> {
-        let offset = self.base_offset;
-        match self.bytes[16] {
-            2 => {}
-            magic => return Err(BatchError::Format { offset, magic }),
-        }
-        let stated = (&self.bytes[17..]).get_u32();
-        if crc32c::crc32c(&self.bytes[21..]) == stated {
-            Ok(())
-        } else {
-            Err(BatchError::Checksum { offset })
-        }
+    pub fn verify(&self) -> Result<batch::Header, BatchError> {
+        let header = self.header()?;
+        header.check_crc(&self.bytes).map_err(|source| self.invalid(source))?;
+        Ok(header)
     }
 
     /// Appends the records to `records`.
@@ -192,66 +158,27 @@ impl RawBatch {
     /// Where they cannot be read.
     pub fn read(&self, records: &mut Vec<ConsumedRecord>) -> Result<(), BatchError> {
         let offset = self.base_offset;
-        let codec = wire::from_attributes(self.attributes());
-        let codec = codec.ok_or(BatchError::Codec { offset })?;
-        let packed = self.bytes.slice(HEADER_BYTES..);
-        let mut plain = wire::decompress(codec, &packed, PLAIN_BYTES_MAX)
-            .map_err(|source| BatchError::Compression { offset, source })?;
-        let base_timestamp_ms = (&self.bytes[27..]).get_i64();
-        let max_timestamp_ms = (&self.bytes[35..]).get_i64();
-        // Stamped by the broker: all records have the batch's time.
-        let stamped = self.attributes() & 0x08 != 0;
-        for _ in 0..self.count {
-            let mut record = take_record(&mut plain, offset, base_timestamp_ms)
-                .ok_or(BatchError::Record { offset })?;
-            if stamped {
-                record.timestamp_ms = max_timestamp_ms;
+        let invalid = |source| BatchError::Record { offset, source };
+        let body = self.bytes.slice(HEADER_BYTES..);
+        let read = Records::new(self.header()?, body, RecordLimits::default()).map_err(invalid)?;
+        for record in read {
+            let record = record.map_err(invalid)?;
+            let mut headers = Vec::with_capacity(record.headers.len());
+            for (name, value) in record.headers.iter() {
+                let name = std::str::from_utf8(&name);
+                let name = name.map_err(|_| BatchError::HeaderName { offset })?.into();
+                headers.push(Header { name, value });
             }
-            records.push(record);
+            records.push(ConsumedRecord {
+                offset: record.offset.0,
+                timestamp_ms: record.timestamp_ms,
+                key: record.key,
+                value: record.value,
+                headers,
+            });
         }
-        if plain.is_empty() { Ok(()) } else { Err(BatchError::Record { offset }) }
+        Ok(())
     }
-}
-
-fn take_record(plain: &mut Bytes, base_offset: i64, base_timestamp: i64) -> Option<ConsumedRecord> {
-    let size = usize::try_from(take_varint(plain)?).ok()?;
-    if size > plain.len() {
-        return None;
-    }
-    let mut record = plain.split_to(size);
-    record.try_get_i8().ok()?;
-    let timestamp_ms = base_timestamp.checked_add(take_varint(&mut record)?)?;
-    let offset = base_offset.checked_add(take_varint(&mut record)?)?;
-    let key = take_field(&mut record)?;
-    let value = take_field(&mut record)?;
-    let mut headers = Vec::new();
-    for _ in 0..take_varint(&mut record)? {
-        let name = take_field(&mut record)??;
-        let name: Arc<str> = std::str::from_utf8(&name).ok()?.into();
-        headers.push(Header { name, value: take_field(&mut record)? });
-    }
-    record.is_empty().then_some(ConsumedRecord { offset, timestamp_ms, key, value, headers })
-}
-
-fn take_field(bytes: &mut Bytes) -> Option<Option<Bytes>> {
-    let length = take_varint(bytes)?;
-    if length < 0 {
-        return Some(None);
-    }
-    let length = usize::try_from(length).ok().filter(|length| *length <= bytes.len())?;
-    Some(Some(bytes.split_to(length)))
-}
-
-fn take_varint(bytes: &mut Bytes) -> Option<i64> {
-    let mut value = 0u64;
-    for shift in (0..70).step_by(7) {
-        let byte = bytes.try_get_u8().ok()?;
-        value |= u64::from(byte & 0x7f).checked_shl(shift)?;
-        if byte & 0x80 == 0 {
-            return Some((value >> 1) as i64 ^ -((value & 1) as i64));
-        }
-    }
-    None
 }
 
 #[cfg(test)]
@@ -260,7 +187,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::client::records::{Body, Record, Writer};
+    use crate::client::{
+        Compression,
+        records::{Body, Record, Writer},
+    };
 
     fn record() -> impl Strategy<Value = Record> {
         let field = || prop::option::of(prop::collection::vec(any::<u8>(), 0..50));
@@ -278,10 +208,10 @@ mod tests {
         })
     }
 
-    fn fetched(records: &[Record], codec: wire::Compression) -> Fetched {
+    fn fetched(records: &[Record], codec: Compression) -> Fetched {
         let body = Body::encode(records, codec, None).unwrap();
         let mut bytes = BytesMut::new();
-        bytes.put_slice(&body.header(Writer::NONE));
+        bytes.put_slice(&body.header(Writer::default()));
         bytes.put_slice(&body.bytes);
         let partition = Partition::new("t", 0);
         let bytes = bytes.freeze();
@@ -292,9 +222,8 @@ mod tests {
         #[test]
         fn records_read_back_as_they_were_written(
             records in prop::collection::vec(record(), 1..20),
-            codec in 0i16..5,
+            codec in prop::sample::select(&Compression::ALL[..]),
         ) {
-            let codec = wire::from_attributes(codec).unwrap();
             let read = fetched(&records, codec).records().unwrap();
             prop_assert_eq!(read.len(), records.len());
             for (n, (read, written)) in (0i64..).zip(read.iter().zip(&records)) {
@@ -309,7 +238,7 @@ mod tests {
         fn a_flipped_bit_is_noticed(
             records in prop::collection::vec(record(), 1..5), at in any::<prop::sample::Index>(),
         ) {
-            let mut fetched = fetched(&records, wire::Compression::None);
+            let mut fetched = fetched(&records, Compression::None);
             let mut bytes = fetched.bytes.to_vec();
             let at = 16 + at.index(bytes.len() - 16);
             bytes[at] ^= 4;

@@ -15,9 +15,8 @@ use super::{
 pub(crate) use super::{
     connection::{Connection, Pending},
     produce::{Addressed, encode},
-    producer::{add_sequence, identify},
+    producer::identify,
     records::{Body, Writer, compress, put_record},
-    wire::attributes,
 };
 use crate::base::TopicId;
 

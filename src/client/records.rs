@@ -6,17 +6,17 @@
 
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::{
     error::ClientError,
-    wire::{self, Compression},
+    wire::{Codec, Compression},
 };
-
-/// What a batch's header takes.
-pub(crate) const HEADER_BYTES: usize = 61;
-/// Where the part of the header begins that the checksum covers.
-const CHECKED_FROM: usize = 21;
+pub(crate) use crate::protocol::batch::{HEADER_BYTES, Producer as Writer};
+use crate::{
+    base::{LeaderEpoch, Offset},
+    protocol::batch::{self, Attributes, LENGTH_PREFIX_BYTES, NewRecord},
+};
 
 /// A header of a record: a name and perhaps a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,25 +51,12 @@ impl Record {
     }
 }
 
-/// Who wrote a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Writer {
-    pub(crate) producer_id: i64,
-    pub(crate) producer_epoch: i16,
-    pub(crate) base_sequence: i32,
-}
-
-impl Writer {
-    /// Nobody in particular: no idempotence.
-    pub(crate) const NONE: Self = Self { producer_id: -1, producer_epoch: -1, base_sequence: -1 };
-}
-
 /// An encoded body.
 #[derive(Debug, Clone)]
 pub(crate) struct Body {
     pub(crate) bytes: Bytes,
     pub(crate) count: i32,
-    pub(crate) attributes: i16,
+    pub(crate) compression: Compression,
     pub(crate) base_timestamp_ms: i64,
     pub(crate) max_timestamp_ms: i64,
 }
@@ -84,17 +71,15 @@ impl Body {
         let base_timestamp_ms = records.first().map_or(0, |record| record.timestamp_ms);
         let max_timestamp_ms =
             records.iter().map(|record| record.timestamp_ms).max().unwrap_or(base_timestamp_ms);
-        let mut plain =
-            BytesMut::with_capacity(records.iter().map(Record::size_bytes).sum::<usize>());
+        let mut plain = Vec::with_capacity(records.iter().map(Record::size_bytes).sum());
         for (delta, record) in (0i32..).zip(records) {
             put_record(&mut plain, record, record.timestamp_ms - base_timestamp_ms, delta);
         }
         let count = i32::try_from(records.len()).unwrap_or(i32::MAX);
-        let plain = plain.freeze();
         Ok(Self {
-            bytes: compress(&plain, compression, level)?,
+            bytes: compress(&plain.into(), compression, level)?,
             count,
-            attributes: wire::attributes(compression),
+            compression,
             base_timestamp_ms,
             max_timestamp_ms,
         })
@@ -107,24 +92,24 @@ impl Body {
 
     /// The header of a batch with this body.
     pub(crate) fn header(&self, writer: Writer) -> [u8; HEADER_BYTES] {
-        let mut header = [0u8; HEADER_BYTES];
-        let mut out = &mut header[..];
-        out.put_i64(0);
-        out.put_u32(u32::try_from(self.size_bytes() - 12).unwrap_or(u32::MAX));
-        out.put_i32(-1);
-        out.put_i8(2);
-        out.put_u32(0);
-        out.put_i16(self.attributes);
-        out.put_i32(self.count - 1);
-        out.put_i64(self.base_timestamp_ms);
-        out.put_i64(self.max_timestamp_ms);
-        out.put_i64(writer.producer_id);
-        out.put_i16(writer.producer_epoch);
-        out.put_i32(writer.base_sequence);
-        out.put_i32(self.count);
-        let checksum = crc32c::crc32c_append(crc32c::crc32c(&header[CHECKED_FROM..]), &self.bytes);
-        header[CHECKED_FROM - 4..CHECKED_FROM].copy_from_slice(&checksum.to_be_bytes());
-        header
+        let mut header = batch::Header {
+            base_offset: Offset::ZERO,
+            batch_length: i32::try_from(self.size_bytes() - LENGTH_PREFIX_BYTES)
+                .unwrap_or(i32::MAX),
+            leader_epoch: LeaderEpoch::NONE,
+            crc: 0,
+            attributes: Attributes::default().with_compression(self.compression),
+            compression: self.compression,
+            last_offset_delta: self.count - 1,
+            base_timestamp_ms: self.base_timestamp_ms,
+            max_timestamp_ms: self.max_timestamp_ms,
+            producer_id: writer.id,
+            producer_epoch: writer.epoch,
+            base_sequence: writer.base_sequence,
+            count: self.count,
+        };
+        header.crc = header.crc_with(&self.bytes);
+        header.encode()
     }
 }
 
@@ -134,64 +119,21 @@ pub(crate) fn compress(
     compression: Compression,
     level: Option<i32>,
 ) -> Result<Bytes, ClientError> {
-    if compression == Compression::None {
-        return Ok(plain.clone());
-    }
-    wire::compress(compression, level, plain)
-        .map(Bytes::from)
-        .map_err(|source| ClientError::Compression { source: Arc::new(source) })
+    let packed = Codec { compression, level }.compress(plain);
+    let packed = packed.map_err(|source| ClientError::Compression { source: Arc::new(source) })?;
+    Ok(packed.map_or_else(|| plain.clone(), Bytes::from))
 }
 
-/// Appends one record in the format of batches v2.
-pub(crate) fn put_record(out: &mut BytesMut, record: &Record, timestamp_delta: i64, delta: i32) {
-    let field = |field: &Option<Bytes>| {
-        field.as_ref().map_or(1, |bytes| varint_size(bytes.len() as i64) + bytes.len())
+/// Appends one record as it lies in a batch.
+pub(crate) fn put_record(out: &mut Vec<u8>, record: &Record, timestamp_delta: i64, delta: i32) {
+    let headers = record.headers.iter().map(|h| (h.name.as_bytes(), h.value.as_deref()));
+    let record = NewRecord {
+        timestamp_ms: record.timestamp_ms,
+        key: record.key.as_deref(),
+        value: record.value.as_deref(),
+        headers: &headers.collect::<Vec<_>>(),
     };
-    let mut size = 1 + varint_size(timestamp_delta) + varint_size(i64::from(delta));
-    size += field(&record.key) + field(&record.value);
-    size += varint_size(record.headers.len() as i64);
-    for header in &record.headers {
-        size += varint_size(header.name.len() as i64) + header.name.len() + field(&header.value);
-    }
-    put_varint(out, size as i64);
-    out.put_i8(0);
-    put_varint(out, timestamp_delta);
-    put_varint(out, i64::from(delta));
-    put_field(out, record.key.as_deref());
-    put_field(out, record.value.as_deref());
-    put_varint(out, record.headers.len() as i64);
-    for header in &record.headers {
-        put_field(out, Some(header.name.as_bytes()));
-        put_field(out, header.value.as_deref());
-    }
-}
-
-fn put_field(out: &mut BytesMut, field: Option<&[u8]>) {
-    match field {
-        None => put_varint(out, -1),
-        Some(bytes) => {
-            put_varint(out, bytes.len() as i64);
-            out.put_slice(bytes);
-        }
-    }
-}
-
-const fn zigzag(value: i64) -> u64 {
-    ((value << 1) ^ (value >> 63)) as u64
-}
-
-fn put_varint(out: &mut BytesMut, value: i64) {
-    let mut rest = zigzag(value);
-    while rest >= 0x80 {
-        out.put_u8(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.put_u8(rest as u8);
-}
-
-const fn varint_size(value: i64) -> usize {
-    let bits = 64 - (zigzag(value) | 1).leading_zeros() as usize;
-    bits.div_ceil(7)
+    batch::put_record(out, &record, timestamp_delta, delta);
 }
 
 /// The partition that Kafka's own producers choose for a key.
@@ -240,14 +182,5 @@ mod tests {
             assert_eq!(murmur2(key.as_bytes()), hash, "{key}");
         }
         assert!((0..7).contains(&partition_for_key(b"21", 7)));
-    }
-
-    #[test]
-    fn a_varint_takes_the_bytes_it_says() {
-        for value in [0, -1, 63, 64, -64, -65, 8191, 8192, i64::MAX, i64::MIN] {
-            let mut out = BytesMut::new();
-            put_varint(&mut out, value);
-            assert_eq!(out.len(), varint_size(value), "{value}");
-        }
     }
 }

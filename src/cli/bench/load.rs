@@ -23,6 +23,7 @@ use crate::{
         Acks, Client, ClientError, Lane, TopicView,
         raw::{self, Addressed, Connection, Pending, Writer},
     },
+    protocol::batch::add_sequence,
 };
 
 /// When what is written counts.
@@ -61,7 +62,7 @@ pub(super) struct Worker {
     topic: Arc<TopicView>,
     targets: Vec<Target>,
     turn: usize,
-    identity: Option<(i64, i16)>,
+    identity: Option<Writer>,
     template: Template,
     sent: VecDeque<Sent>,
     window: Window,
@@ -78,7 +79,7 @@ impl Worker {
         lane: Lane,
         node: i32,
         topic: Arc<TopicView>,
-        identity: Option<(i64, i16)>,
+        identity: Option<Writer>,
         window: Window,
         join: Option<Arc<Join>>,
         acknowledged: Arc<AtomicU64>,
@@ -197,10 +198,11 @@ impl Worker {
             let turn = self.turn;
             self.turn = if turn + 1 == self.targets.len() { 0 } else { turn + 1 };
             let target = &mut self.targets[turn];
-            let writer = self.identity.map_or(Writer::NONE, |(producer_id, producer_epoch)| {
-                Writer { producer_id, producer_epoch, base_sequence: target.next_sequence }
+            let writer = self.identity.map_or(Writer::default(), |identity| Writer {
+                base_sequence: target.next_sequence,
+                ..identity
             });
-            target.next_sequence = raw::add_sequence(target.next_sequence, body.count);
+            target.next_sequence = add_sequence(target.next_sequence, body.count);
             let (name, id) = (Arc::clone(&self.topic.name), self.topic.id);
             addressed.push(Addressed::new(name, id, target.partition, &body, writer));
             meta.push((target.partition, due));

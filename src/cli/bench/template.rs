@@ -1,13 +1,13 @@
 //! Batches that are encoded before the clock starts.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
 use crate::{
     base::HashMap,
     client::{
         ClientError, Compression, Record,
-        raw::{self, Body, compress, put_record},
+        raw::{Body, compress, put_record},
     },
 };
 
@@ -31,7 +31,7 @@ impl Template {
     /// and something to gain: about 2 to 1.
     pub(super) fn new(record_bytes: usize, batch_bytes: usize, codec: Compression) -> Self {
         let mut rng = SmallRng::seed_from_u64(42);
-        let mut plain = BytesMut::with_capacity(batch_bytes + record_bytes + 64);
+        let mut plain = Vec::with_capacity(batch_bytes + record_bytes + 64);
         let mut ends = Vec::new();
         loop {
             let value: Vec<u8> = (0..record_bytes).map(|_| rng.random_range(b'a'..=b'p')).collect();
@@ -46,7 +46,7 @@ impl Template {
                 break;
             }
         }
-        Self { plain: plain.freeze(), ends, codec, compressed: HashMap::default() }
+        Self { plain: plain.into(), ends, codec, compressed: HashMap::default() }
     }
 
     /// The most records that a batch holds.
@@ -69,7 +69,7 @@ impl Template {
         Ok(Body {
             bytes,
             count: i32::try_from(count).unwrap_or(i32::MAX),
-            attributes: raw::attributes(self.codec),
+            compression: self.codec,
             base_timestamp_ms: timestamp_ms,
             max_timestamp_ms: timestamp_ms,
         })

@@ -71,13 +71,14 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Compression;
 
     #[test]
     fn a_batch_goes_back_to_its_place() {
         let body = Body {
             bytes: bytes::Bytes::new(),
             count: 1,
-            attributes: 0,
+            compression: Compression::None,
             base_timestamp_ms: 0,
             max_timestamp_ms: 0,
         };

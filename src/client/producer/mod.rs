@@ -27,9 +27,10 @@ use super::{
     error::ClientError,
     offsets::Partition,
     produce::Acks,
-    records::{Record, partition_for_key},
+    records::{Record, Writer, partition_for_key},
     wire::Compression,
 };
+use crate::base;
 
 /// How a producer behaves.
 #[derive(Debug, Clone)]
@@ -197,13 +198,8 @@ impl Drop for Producer {
     }
 }
 
-/// Sequences start again from 0 behind the greatest.
-pub(crate) const fn add_sequence(sequence: i32, count: i32) -> i32 {
-    if sequence > i32::MAX - count { count - (i32::MAX - sequence) - 1 } else { sequence + count }
-}
-
-/// Asks for a producer id and epoch.
-pub(crate) async fn identify(client: &Client) -> Result<(i64, i16), ClientError> {
+/// Asks for a producer id and epoch; sequences begin at 0.
+pub(crate) async fn identify(client: &Client) -> Result<Writer, ClientError> {
     let request = InitProducerIdRequest::default()
         .with_transactional_id(None)
         .with_transaction_timeout_ms(60_000)
@@ -211,17 +207,9 @@ pub(crate) async fn identify(client: &Client) -> Result<(i64, i16), ClientError>
         .with_producer_epoch(-1);
     let response = client.call(Target::Any, Lane::GENERAL, &request).await?;
     ClientError::check(ApiKey::InitProducerId, response.error_code, None, || "producer".into())?;
-    Ok((response.producer_id.0, response.producer_epoch))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sequences_go_round() {
-        assert_eq!(add_sequence(0, 5), 5);
-        assert_eq!(add_sequence(i32::MAX, 1), 0);
-        assert_eq!(add_sequence(i32::MAX - 2, 5), 2);
-    }
+    Ok(Writer {
+        id: base::ProducerId(response.producer_id.0),
+        epoch: base::ProducerEpoch(response.producer_epoch),
+        base_sequence: 0,
+    })
 }

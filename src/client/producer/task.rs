@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Command, Delivery, Outcome, ProducerConfig, Sticky, add_sequence,
+    Command, Delivery, Outcome, ProducerConfig, Sticky,
     batch::{Batch, Open, Queue, Waiter},
     identify,
 };
@@ -30,6 +30,7 @@ use crate::{
         records::{Body, Writer},
         wire::Error as WireError,
     },
+    protocol::batch::add_sequence,
 };
 
 struct Answered {
@@ -40,7 +41,7 @@ struct Answered {
 
 enum Side {
     Refreshed(Result<(), ClientError>),
-    Identified(Result<(i64, i16), ClientError>),
+    Identified(Result<Writer, ClientError>),
 }
 
 pub(super) struct Task {
@@ -55,7 +56,7 @@ pub(super) struct Task {
     requests: FuturesUnordered<BoxFuture<'static, Answered>>,
     /// The one request for metadata or a producer id that is under way.
     side: Option<BoxFuture<'static, Side>>,
-    identity: Option<(i64, i16)>,
+    identity: Option<Writer>,
     /// Whether a producer id is to be had before anything else is sent.
     resetting: bool,
     flushes: Vec<oneshot::Sender<()>>,
@@ -376,14 +377,13 @@ impl Task {
         node: i32,
         batches: Vec<(Partition, TopicId, Batch)>,
     ) -> BoxFuture<'static, Answered> {
-        let (producer_id, producer_epoch) = self.identity.unwrap_or((-1, -1));
+        let identity = self.identity.unwrap_or_default();
         let addressed: Vec<_> = batches
             .iter()
             .map(|(partition, id, batch)| {
-                let writer = batch.sequence.map_or(Writer::NONE, |base_sequence| Writer {
-                    producer_id,
-                    producer_epoch,
+                let writer = batch.sequence.map_or(Writer::default(), |base_sequence| Writer {
                     base_sequence,
+                    ..identity
                 });
                 let topic = Arc::clone(&partition.topic);
                 Addressed::new(topic, *id, partition.partition, &batch.body, writer)

@@ -59,8 +59,8 @@ pub struct NewRecord<'a> {
 #[derive(Debug)]
 pub struct BatchBuilder {
     options: BatchOptions,
-    records: Vec<u8>,
-    scratch: Vec<u8>,
+    /// Room for the header, and the records behind it.
+    bytes: Vec<u8>,
     count: i32,
     last_offset_delta: i32,
     base_timestamp_ms: i64,
@@ -73,8 +73,7 @@ impl BatchBuilder {
     pub const fn new(options: BatchOptions) -> Self {
         Self {
             options,
-            records: Vec::new(),
-            scratch: Vec::new(),
+            bytes: Vec::new(),
             count: 0,
             last_offset_delta: -1,
             base_timestamp_ms: -1,
@@ -97,7 +96,7 @@ impl BatchBuilder {
     /// The batch's size before compression.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
-        HEADER_BYTES + self.records.len()
+        self.bytes.len().max(HEADER_BYTES)
     }
 
     /// Fixes what timestamps count from, which is the first record's otherwise. Before any record.
@@ -125,20 +124,11 @@ impl BatchBuilder {
         self.max_timestamp_ms = self.max_timestamp_ms.max(record.timestamp_ms);
         self.count += 1;
 
-        let body = &mut self.scratch;
-        body.clear();
-        body.put_i8(0); // A record's attributes are unused.
-        varint::put_i64(body, record.timestamp_ms.wrapping_sub(self.base_timestamp_ms));
-        varint::put_i64(body, i64::from(delta));
-        put_nullable(body, record.key);
-        put_nullable(body, record.value);
-        varint::put_i64(body, record.headers.len() as i64);
-        for (key, value) in record.headers {
-            put_nullable(body, Some(key));
-            put_nullable(body, *value);
+        if self.bytes.is_empty() {
+            self.bytes.resize(HEADER_BYTES, 0);
         }
-        varint::put_i64(&mut self.records, self.scratch.len() as i64);
-        self.records.extend_from_slice(&self.scratch);
+        let timestamp_delta = record.timestamp_ms.wrapping_sub(self.base_timestamp_ms);
+        put_record(&mut self.bytes, record, timestamp_delta, delta);
     }
 
     /// Makes the batch reach to `offset`, where the last records of a batch were compacted away.
@@ -152,15 +142,16 @@ impl BatchBuilder {
     ///
     /// # Errors
     /// Where the compressor fails.
-    pub fn build(self) -> Result<Batch, CompressionError> {
-        let body = match self.options.codec.compress(&self.records)? {
-            Some(compressed) => compressed,
-            None => self.records,
-        };
+    pub fn build(mut self) -> Result<Batch, CompressionError> {
+        self.bytes.resize(self.size_bytes(), 0);
+        if let Some(compressed) = self.options.codec.compress(&self.bytes[HEADER_BYTES..])? {
+            self.bytes.truncate(HEADER_BYTES);
+            self.bytes.extend_from_slice(&compressed);
+        }
         let attributes = self.options.attributes.with_compression(self.options.codec.compression);
         let mut header = Header {
             base_offset: self.options.base_offset,
-            batch_length: i32::try_from(HEADER_BYTES - LENGTH_PREFIX_BYTES + body.len())
+            batch_length: i32::try_from(self.bytes.len() - LENGTH_PREFIX_BYTES)
                 .map_err(|_| CompressionError::TooLarge { limit: i32::MAX as usize })?,
             leader_epoch: self.options.leader_epoch,
             crc: 0,
@@ -174,11 +165,9 @@ impl BatchBuilder {
             base_sequence: self.options.producer.base_sequence,
             count: self.count,
         };
-        header.crc = header.crc_with(&body);
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
-        bytes.extend_from_slice(&header.encode());
-        bytes.extend_from_slice(&body);
-        Ok(Batch { header, bytes: Bytes::from(bytes) })
+        header.crc = header.crc_with(&self.bytes[HEADER_BYTES..]);
+        self.bytes[..HEADER_BYTES].copy_from_slice(&header.encode());
+        Ok(Batch { header, bytes: Bytes::from(self.bytes) })
     }
 }
 
@@ -188,6 +177,35 @@ impl BatchOptions {
     pub const fn timestamp_type(mut self, timestamp_type: TimestampType) -> Self {
         self.attributes = self.attributes.with_timestamp_type(timestamp_type);
         self
+    }
+}
+
+/// Appends a record as it lies in a batch.
+pub(crate) fn put_record(
+    out: &mut Vec<u8>,
+    record: &NewRecord<'_>,
+    timestamp_delta: i64,
+    offset_delta: i32,
+) {
+    let field = |bytes: Option<&[u8]>| bytes.map_or(1, |b| varint::size(b.len() as i64) + b.len());
+    let headers = record.headers.iter().map(|(key, value)| field(Some(key)) + field(*value));
+    let size = 1
+        + varint::size(timestamp_delta)
+        + varint::size(i64::from(offset_delta))
+        + field(record.key)
+        + field(record.value)
+        + varint::size(record.headers.len() as i64)
+        + headers.sum::<usize>();
+    varint::put_i64(out, size as i64);
+    out.put_i8(0); // A record's attributes are unused.
+    varint::put_i64(out, timestamp_delta);
+    varint::put_i64(out, i64::from(offset_delta));
+    put_nullable(out, record.key);
+    put_nullable(out, record.value);
+    varint::put_i64(out, record.headers.len() as i64);
+    for (key, value) in record.headers {
+        put_nullable(out, Some(key));
+        put_nullable(out, *value);
     }
 }
 

@@ -308,6 +308,8 @@ mod tests {
         assert_eq!(header.last_sequence(), 0);
         header.base_sequence = -1;
         assert_eq!(header.last_sequence(), -1);
+        assert_eq!(add_sequence(i32::MAX - 2, 5), 2);
+        assert_eq!(add_sequence(0, -1), i32::MAX);
     }
 
     #[test]

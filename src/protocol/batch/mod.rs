@@ -15,6 +15,7 @@ mod tests;
 
 use bytes::Bytes;
 
+pub(crate) use builder::put_record;
 pub use builder::{BatchBuilder, BatchOptions, NewRecord, Producer};
 pub(crate) use header::add_sequence;
 pub use header::{Attributes, HEADER_BYTES, Header, LENGTH_PREFIX_BYTES, TimestampType};

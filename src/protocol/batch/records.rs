@@ -100,11 +100,11 @@ pub struct Records {
 }
 
 impl Records {
-    pub(super) fn new(
-        header: Header,
-        body: Bytes,
-        limits: RecordLimits,
-    ) -> Result<Self, RecordError> {
+    /// The records of the batch of this header, whose bytes behind it are `body`.
+    ///
+    /// # Errors
+    /// Where the decompressor does not start.
+    pub fn new(header: Header, body: Bytes, limits: RecordLimits) -> Result<Self, RecordError> {
         let source = match header.compression {
             Compression::None => Source { ready: body, reader: None },
             compression => Source {
@@ -268,9 +268,19 @@ pub(crate) mod varint {
         None
     }
 
+    const fn zigzag(value: i64) -> u64 {
+        ((value << 1) ^ (value >> 63)) as u64
+    }
+
+    /// How many bytes `value` takes.
+    pub(crate) const fn size(value: i64) -> usize {
+        let bits = 64 - (zigzag(value) | 1).leading_zeros() as usize;
+        bits.div_ceil(7)
+    }
+
     /// Appends `value`.
     pub(crate) fn put_i64(out: &mut Vec<u8>, value: i64) {
-        let mut raw = ((value << 1) ^ (value >> 63)) as u64;
+        let mut raw = zigzag(value);
         while raw >= 0x80 {
             out.push(raw as u8 | 0x80);
             raw >>= 7;

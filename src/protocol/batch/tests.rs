@@ -46,6 +46,16 @@ fn compression() -> impl Strategy<Value = Compression> {
     prop::sample::select(&Compression::ALL[..])
 }
 
+#[test]
+fn a_varint_takes_the_bytes_it_says() {
+    for value in [0, -1, 63, 64, -64, -65, 8191, 8192, i64::MAX, i64::MIN] {
+        let mut out = Vec::new();
+        varint::put_i64(&mut out, value);
+        assert_eq!(varint::size(value), out.len(), "{value}");
+        assert_eq!(varint::read_i64(&out), Some((value, out.len())));
+    }
+}
+
 proptest! {
     #[test]
     fn records_come_out_of_a_batch_as_they_went_in(rows in rows(), compression in compression()) {
