@@ -14,7 +14,7 @@ use super::{
     error::ClientError,
     records::{Body, HEADER_BYTES, Writer},
 };
-use crate::base::TopicId;
+use crate::{base::TopicId, protocol::frame::put_uvarint};
 
 /// How many replicas have to have a batch before it counts as written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +105,7 @@ pub(crate) fn encode(
             piece.put_i32(batch.partition);
             let size = HEADER_BYTES + batch.body.len();
             if flexible {
-                put_unsigned_varint(&mut piece, u32::try_from(size + 1).unwrap_or(u32::MAX));
+                put_uvarint(&mut piece, u32::try_from(size + 1).unwrap_or(u32::MAX));
             } else {
                 piece.put_u32(u32::try_from(size).unwrap_or(u32::MAX));
             }
@@ -145,7 +145,7 @@ pub(crate) fn encode(
 
 fn put_count(out: &mut BytesMut, count: usize, flexible: bool) {
     if flexible {
-        put_unsigned_varint(out, u32::try_from(count + 1).unwrap_or(u32::MAX));
+        put_uvarint(out, u32::try_from(count + 1).unwrap_or(u32::MAX));
     } else {
         out.put_u32(u32::try_from(count).unwrap_or(u32::MAX));
     }
@@ -153,19 +153,11 @@ fn put_count(out: &mut BytesMut, count: usize, flexible: bool) {
 
 fn put_name(out: &mut BytesMut, name: &str, flexible: bool) {
     if flexible {
-        put_unsigned_varint(out, u32::try_from(name.len() + 1).unwrap_or(u32::MAX));
+        put_uvarint(out, u32::try_from(name.len() + 1).unwrap_or(u32::MAX));
     } else {
         out.put_u16(u16::try_from(name.len()).unwrap_or(u16::MAX));
     }
     out.put_slice(name.as_bytes());
-}
-
-fn put_unsigned_varint(out: &mut BytesMut, mut value: u32) {
-    while value >= 0x80 {
-        out.put_u8(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.put_u8(value as u8);
 }
 
 #[cfg(test)]

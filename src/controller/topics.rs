@@ -1,6 +1,6 @@
 //! Topics: creation, deletion, more partitions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use kafka_protocol::{
     ResponseError,
@@ -39,27 +39,30 @@ const METADATA_TOPIC: &str = "__cluster_metadata";
 /// More than any entry holds; refused before a list of that length is made.
 const PARTITIONS_MAX: usize = 100_000;
 
+/// The elements of a request by the names of their topics: each name once, and whether it came more
+/// often, which is refused.
+fn each_once<'a, T>(
+    topics: &'a [T],
+    name: impl Fn(&'a T) -> &'a str,
+) -> Vec<(&'a T, Result<(), Refusal>)> {
+    let mut times = BTreeMap::<&str, usize>::new();
+    for topic in topics {
+        *times.entry(name(topic)).or_default() += 1;
+    }
+    let first = topics.iter().filter_map(|topic| Some((topic, times.remove(name(topic))?)));
+    let duplicate = || Refusal::new(ResponseError::InvalidRequest, "Duplicate topic name.");
+    first.map(|(topic, times)| (topic, (times == 1).then_some(()).ok_or_else(duplicate))).collect()
+}
+
 pub(super) fn create(
     view: &View<'_>,
     request: CreateTopicsRequest,
     rng: &mut dyn Rng,
 ) -> Decision<CreateTopicsResponse> {
     let mut draft = Draft::new(view.image);
-    let mut times = BTreeMap::<&str, usize>::new();
-    for topic in &request.topics {
-        *times.entry(topic.name.as_str()).or_default() += 1;
-    }
-    let mut results = Vec::with_capacity(times.len());
-    let mut answered = BTreeSet::new();
-    for topic in &request.topics {
-        if !answered.insert(topic.name.as_str()) {
-            continue;
-        }
-        let result = if times[topic.name.as_str()] > 1 {
-            Err(Refusal::new(ResponseError::InvalidRequest, "Duplicate topic name."))
-        } else {
-            create_one(view, &mut draft, topic, rng)
-        };
+    let mut results = Vec::with_capacity(request.topics.len());
+    for (topic, is_named_once) in each_once(&request.topics, |topic| topic.name.as_str()) {
+        let result = is_named_once.and_then(|()| create_one(view, &mut draft, topic, rng));
         let (code, message) = wire(&result);
         results.push(match result {
             Ok(created) => created,
@@ -412,21 +415,9 @@ pub(super) fn create_partitions(
     rng: &mut dyn Rng,
 ) -> Decision<CreatePartitionsResponse> {
     let mut draft = Draft::new(view.image);
-    let mut times = BTreeMap::<&str, usize>::new();
-    for topic in &request.topics {
-        *times.entry(topic.name.as_str()).or_default() += 1;
-    }
-    let mut results = Vec::with_capacity(times.len());
-    let mut answered = BTreeSet::new();
-    for topic in &request.topics {
-        if !answered.insert(topic.name.as_str()) {
-            continue;
-        }
-        let result = if times[topic.name.as_str()] > 1 {
-            Err(Refusal::new(ResponseError::InvalidRequest, "Duplicate topic name."))
-        } else {
-            grow(&mut draft, topic, rng)
-        };
+    let mut results = Vec::with_capacity(request.topics.len());
+    for (topic, is_named_once) in each_once(&request.topics, |topic| topic.name.as_str()) {
+        let result = is_named_once.and_then(|()| grow(&mut draft, topic, rng));
         let (code, message) = wire(&result);
         results.push(
             CreatePartitionsTopicResult::default()

@@ -14,7 +14,10 @@ use kafka_protocol::{
 };
 use uuid::Uuid;
 
-use super::api::{EncodeError, put_response_header};
+use super::{
+    api::{EncodeError, put_response_header},
+    frame::put_uvarint,
+};
 use crate::protocol::messages::ApiKey;
 
 /// Record batches that know how long they are.
@@ -295,14 +298,6 @@ impl<R: RecordSource> Encoder<R> {
         }
         Ok(self.parts)
     }
-}
-
-fn put_uvarint(out: &mut BytesMut, mut value: u32) {
-    while value >= 0x80 {
-        out.put_u8(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.put_u8(value as u8);
 }
 
 #[cfg(test)]

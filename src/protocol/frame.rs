@@ -3,7 +3,7 @@
 //! [`Decoder`] does no I/O: its user reads into a buffer and asks what there is. The buffer grows
 //! with what arrives and never by the length that was announced.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// How long the length field is.
@@ -122,6 +122,15 @@ impl Decoder {
             }
         }
     }
+}
+
+/// Appends an unsigned varint, as flexible versions write lengths and counts.
+pub(crate) fn put_uvarint(out: &mut BytesMut, mut value: u32) {
+    while value >= 0x80 {
+        out.put_u8(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.put_u8(value as u8);
 }
 
 #[cfg(test)]

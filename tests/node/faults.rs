@@ -116,6 +116,14 @@ async fn assert_refuses(served: &Served, told: &[&str]) {
     assert_eq!(numbers(served, "other").await, all(0..end + 10));
 }
 
+/// Records in a topic in the only directory.
+async fn served_alone(machine: &Machine) -> Served {
+    let served = machine.start(SETTINGS).await;
+    served.create_topic("t", &[]).await;
+    write(&served, "t", 0..100).await;
+    served
+}
+
 /// Records in a topic in each of two directories.
 async fn served_with_records(machine: &Machine) -> Served {
     let served = machine.start(SETTINGS).await;
@@ -256,9 +264,7 @@ async fn damage_in_what_was_flushed_is_not_cut() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_only_directory_fails_says_so_and_ends() {
     let machine = Machine::default();
-    let served = machine.start(SETTINGS).await;
-    served.create_topic("t", &[]).await;
-    write(&served, "t", 0..100).await;
+    let served = served_alone(&machine).await;
     machine.dir.set_capacity(Some(0));
     assert_eq!(produce_once(&served).await, STORAGE_ERROR);
     assert_eq!(fetch_once(&served).await, STORAGE_ERROR);
@@ -286,9 +292,7 @@ async fn a_node_whose_only_directory_fails_says_so_and_ends() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_only_directory_is_damaged_does_not_start() {
     let machine = Machine::default();
-    let served = machine.start(SETTINGS).await;
-    served.create_topic("t", &[]).await;
-    write(&served, "t", 0..100).await;
+    let served = served_alone(&machine).await;
     served.node.context().partitions.checkpoint();
     crash(&machine, served).await;
     machine.dir.corrupt(FIRST, 100, 1);
