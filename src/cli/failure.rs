@@ -2,6 +2,7 @@
 
 use std::{error::Error as _, io, path::PathBuf};
 
+use super::{dev::DevError, operator::OperatorError};
 use crate::{
     cert::CertError,
     client::{BatchError, ClientError},
@@ -56,9 +57,12 @@ pub(super) enum Failure {
     /// Certificates cannot be made or read.
     #[error(transparent)]
     Cert(#[from] CertError),
-    /// Several nodes form no cluster yet.
-    #[error("nodes do not form a cluster yet: --nodes takes 1")]
-    OneNodeOnly,
+    /// A node's operator endpoint, or the way to it.
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
+    /// Nodes for development do not serve.
+    #[error(transparent)]
+    Dev(#[from] DevError),
 }
 
 impl Failure {
@@ -68,8 +72,8 @@ impl Failure {
 
     pub(super) fn exit_code(&self) -> u8 {
         match self {
+            Self::Operator(error) if error.is_unreachable() => 3,
             Self::Usage(_)
-            | Self::OneNodeOnly
             | Self::Client(ClientError::Address(_))
             | Self::Node(ProcessError::Config(_)) => 2,
             Self::Client(error) | Self::Bench(error) if error.is_unreachable() => 3,
@@ -143,6 +147,13 @@ pub(super) fn next_step(failure: &Failure) -> Option<String> {
         Failure::Node(ProcessError::Directory { .. }) => {
             "name a directory that this user may write to"
         }
+        Failure::Operator(OperatorError::Unreachable { .. } | OperatorError::Strange { .. }) => {
+            "is a node running there? --http takes its ottla.http.listener"
+        }
+        Failure::Operator(OperatorError::TimedOut { .. } | OperatorError::Unavailable(_)) => {
+            "'ottla cluster status' and /readyz of the nodes say what they wait for"
+        }
+        Failure::Dev(_) => "the end of that log says why",
         Failure::File { .. } => "check that the path exists and can be read",
         _ => return None,
     };

@@ -6,11 +6,14 @@
 
 mod bench;
 mod cert;
+mod cluster;
 mod config;
 mod consume;
+mod dev;
 mod failure;
 mod group;
 mod log;
+mod operator;
 mod output;
 mod produce;
 mod serve;
@@ -74,6 +77,12 @@ enum Command {
     Server(ServerArgs),
     /// Run an embedded cluster for development: no file, bootstrapped by itself, data kept
     Dev(DevArgs),
+    /// Bootstrap a cluster, and see how a node stands
+    #[command(subcommand)]
+    Cluster(cluster::Cluster),
+    /// Show and change who votes on the cluster's metadata
+    #[command(subcommand)]
+    Quorum(cluster::Quorum),
     /// Make, list, describe, alter and delete topics
     #[command(subcommand)]
     Topic(topic::Topic),
@@ -148,7 +157,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             return Ok(std::io::stdout().write_all(&script)?);
         }
         Command::Server(args) => return serve::server(args),
-        Command::Dev(args) => return serve::dev(args),
+        Command::Dev(args) => return serve::dev(&args),
         other => other,
     };
     if let Some(filter) = &shared.log_level {
@@ -163,6 +172,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
     runtime.map_err(Failure::Io)?.block_on(async {
         let mut out = Out::new(shared.output);
         match command {
+            Command::Cluster(command) => cluster::run(command, &mut out).await,
+            Command::Quorum(command) => {
+                cluster::run_quorum(command, shared.timeout, &mut out).await
+            }
             Command::Topic(command) => topic::run(command, &shared.client()?, &mut out).await,
             Command::Config(command) => config::run(command, &shared, &mut out).await,
             Command::Group(command) => group::run(command, &shared.client()?, &mut out).await,

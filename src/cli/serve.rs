@@ -4,7 +4,7 @@ use std::{io::Write as _, path::PathBuf};
 
 use clap::Args;
 
-use super::failure::Failure;
+use super::{dev, failure::Failure};
 use crate::node;
 
 /// Arguments of `server`.
@@ -13,12 +13,15 @@ pub struct ServerArgs {
     /// The node's configuration file (TOML)
     #[arg(short, long, value_name = "FILE")]
     pub config: PathBuf,
+    /// End when the process that started it does
+    #[arg(long, hide = true)]
+    pub end_with_parent: bool,
 }
 
 /// Arguments of `dev`.
 #[derive(Debug, Clone, Args)]
 pub struct DevArgs {
-    /// How many nodes; only 1 until nodes form a cluster
+    /// How many nodes, each a process of its own; up to five of them vote
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=99))]
     pub nodes: u16,
     /// Where data is kept, and found again at the next start
@@ -36,20 +39,27 @@ pub struct DevArgs {
 }
 
 pub(super) fn server(args: ServerArgs) -> Result<(), Failure> {
+    if args.end_with_parent {
+        let term = Some(rustix::process::Signal::TERM);
+        rustix::process::set_parent_process_death_signal(term).map_err(std::io::Error::from)?;
+    }
     Ok(node::server(&args.config, announce)?)
 }
 
-pub(super) fn dev(args: DevArgs) -> Result<(), Failure> {
-    if args.nodes > 1 {
-        return Err(Failure::OneNodeOnly);
-    }
-    let node = node::DevNode {
-        directory: args.dir,
+pub(super) fn dev(args: &DevArgs) -> Result<(), Failure> {
+    let node = |number| node::DevNode {
+        directory: args.dir.clone(),
+        number,
+        of: args.nodes,
         kafka_port: args.kafka_port,
         cluster_port: args.cluster_port,
         http_port: args.http_port,
     };
-    Ok(node::dev(&node, announce)?)
+    if args.nodes == 1 {
+        return Ok(node::dev(&node(1), announce)?);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(dev::run((1..=args.nodes).map(node).collect(), announce))
 }
 
 /// Tells a script that clients are served. A closed pipe is no reason to stop serving.

@@ -10,6 +10,7 @@
 mod assignments;
 mod broker;
 mod cleaner;
+mod dev;
 mod directories;
 mod failure;
 mod figures;
@@ -50,10 +51,11 @@ use crate::{
 
 use readiness::{DIRECTORIES, QUORUM, RECOVERY, REGISTRATION, SERVING};
 
+pub use dev::{DevNode, dev};
 pub use failure::NodeFailure;
 pub use membership::{Beginning, ClusterSeams};
-pub use operator::Operator;
-pub use process::{DevNode, ProcessError, dev, server};
+pub use operator::{BootstrapRequest, Operator, VotersChangeRequest, VotersRequest};
+pub use process::{ProcessError, server};
 
 /// Everything through which a node touches the world, its listeners apart.
 pub struct Seams {

@@ -43,9 +43,9 @@ pub struct Operator(Arc<OnceLock<Cluster>>);
 
 /// A change of the voters that an operator asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct VotersRequest {
+pub struct VotersRequest {
     /// What to do.
-    pub change: Change,
+    pub change: VotersChangeRequest,
     /// Whom it is about.
     pub node: u32,
     /// The node's directory, where two may be meant.
@@ -59,7 +59,7 @@ pub(crate) struct VotersRequest {
 /// See [`VotersRequest::change`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Change {
+pub enum VotersChangeRequest {
     /// A learner becomes a voter.
     Add,
     /// A voter becomes a learner.
@@ -70,7 +70,7 @@ pub(crate) enum Change {
 
 /// A founding that an operator asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct BootstrapRequest {
+pub struct BootstrapRequest {
     /// The first voters.
     pub voters: BTreeSet<u32>,
 }
@@ -186,9 +186,9 @@ async fn change_voters(
     let directory = request.directory.as_deref().map(str::parse::<DirectoryId>).transpose();
     let directory = directory.map_err(|error| failure(StatusCode::BAD_REQUEST, &error))?;
     let change = match request.change {
-        Change::Add => VotersChange::Add,
-        Change::Remove => VotersChange::Remove,
-        Change::Lead => VotersChange::Lead,
+        VotersChangeRequest::Add => VotersChange::Add,
+        VotersChangeRequest::Remove => VotersChange::Remove,
+        VotersChangeRequest::Lead => VotersChange::Lead,
     };
     let (cluster, node) = (operator.ready()?, NodeId(request.node));
     let deadline = deadline(request.timeout_ms);

@@ -1,7 +1,6 @@
 //! A node as a process: `ottla server` and `ottla dev`.
 
 use std::{
-    collections::BTreeMap,
     io,
     net::{SocketAddr, ToSocketAddrs},
     path::{Path, PathBuf},
@@ -19,7 +18,7 @@ use tracing::{error, info, warn};
 
 use super::{Beginning, ClusterSeams, Node, NodeFailure, Operator, READINESS, Seams, StartError};
 use crate::{
-    base::{Blocking, Clock as _, NodeId, SystemClock},
+    base::{Blocking, SystemClock},
     cert::{self, CertError},
     config::{BrokerConfig, ClusterTls, LoadError, NodeConfig},
     log::{Dir, StdDir},
@@ -42,8 +41,6 @@ const QUEUE: usize = 1_024;
 const STOP_MAX: Duration = Duration::from_secs(15);
 /// The metadata quorum's store, within the first log directory.
 const QUORUM_DIRECTORY: &str = "quorum";
-/// Certificates of `ottla dev`, within its directory.
-const CERTIFICATES: &str = "certificates";
 
 /// Why a process does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -97,19 +94,6 @@ pub enum ProcessError {
     Failed(#[source] NodeFailure),
 }
 
-/// A node for development.
-#[derive(Debug, Clone)]
-pub struct DevNode {
-    /// Where its data lie.
-    pub directory: PathBuf,
-    /// Where clients connect.
-    pub kafka_port: u16,
-    /// Where other nodes connect.
-    pub cluster_port: u16,
-    /// Where operators look.
-    pub http_port: u16,
-}
-
 /// Serves as the file `config` says, until SIGTERM or SIGINT. `ready` hears of it once clients are
 /// served, with the addresses they reach the node under.
 ///
@@ -119,35 +103,7 @@ pub fn server(config: &Path, ready: impl FnOnce(&str)) -> Result<(), ProcessErro
     run(NodeConfig::load(config)?, Beginning::Waits, ready)
 }
 
-/// Serves a node for development, on loopback, until SIGTERM or SIGINT.
-///
-/// # Errors
-/// See [`ProcessError`].
-pub fn dev(node: &DevNode, ready: impl FnOnce(&str)) -> Result<(), ProcessError> {
-    let listener = |port: u16| format!("127.0.0.1:{port}");
-    let certificates = node.directory.join(CERTIFICATES);
-    let tls = cert::development(&certificates, NodeId(1), SystemClock.wall_ms())?;
-    let file = |path: &Path| path.display().to_string();
-    let settings = [
-        ("node.id", "1".to_owned()),
-        ("log.dirs", node.directory.display().to_string()),
-        ("listeners", format!("PLAINTEXT://{}", listener(node.kafka_port))),
-        ("ottla.cluster.listener", listener(node.cluster_port)),
-        ("ottla.cluster.tls.ca", file(&tls.ca)),
-        ("ottla.cluster.tls.cert", file(&tls.certificate)),
-        ("ottla.cluster.tls.key", file(&tls.key)),
-        ("ottla.http.listener", listener(node.http_port)),
-        // One node can hold one replica.
-        ("offsets.topic.replication.factor", "1".to_owned()),
-        // A developer does not wait three seconds for the first member of a group.
-        ("group.initial.rebalance.delay.ms", "0".to_owned()),
-    ];
-    let settings: BTreeMap<String, String> =
-        settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    run(NodeConfig::from_settings(settings)?, Beginning::Alone, ready)
-}
-
-fn run(
+pub(super) fn run(
     config: NodeConfig,
     beginning: Beginning,
     ready: impl FnOnce(&str),
