@@ -1,21 +1,8 @@
-//! DescribeCluster, DescribeTopicPartitions, DescribeQuorum: the image and the quorum as they are.
+//! DescribeCluster and DescribeTopicPartitions: the image as it is.
 //!
-//! References: KIP-700, KIP-919 (endpoint types), KIP-966 (partitions in pages), KIP-595, KIP-836
-//! and KIP-853 (the quorum).
+//! References: KIP-700, KIP-919 (endpoint types), KIP-966 (partitions in pages).
 
 use std::collections::BTreeSet;
-
-use kafka_protocol::messages::{
-    DescribeClusterRequest, DescribeClusterResponse, DescribeQuorumRequest, DescribeQuorumResponse,
-    DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse,
-    describe_cluster_response::DescribeClusterBroker,
-    describe_quorum_request, describe_quorum_response as quorum_response,
-    describe_topic_partitions_request,
-    describe_topic_partitions_response::{
-        Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
-    },
-};
-use uuid::Uuid;
 
 use super::{
     Context,
@@ -25,18 +12,23 @@ use super::{
     },
 };
 use crate::{
-    base::{NodeId, PartitionIndex},
+    base::PartitionIndex,
     metadata::{self, MetadataImage, Partition, Topic},
-    protocol::{ResponseError, StrBytes},
-    quorum::Status,
+    protocol::ResponseError,
+};
+use kafka_protocol::messages::{
+    DescribeClusterRequest, DescribeClusterResponse, DescribeTopicPartitionsRequest,
+    DescribeTopicPartitionsResponse,
+    describe_cluster_response::DescribeClusterBroker,
+    describe_topic_partitions_request,
+    describe_topic_partitions_response::{
+        Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
+    },
 };
 
 /// DescribeCluster asks for the brokers; 2 would be the controllers.
 const ENDPOINT_TYPE_BROKERS: i8 = 1;
 const ENDPOINT_TYPE_CONTROLLERS: i8 = 2;
-
-/// The topic under whose name Kafka's tools ask for the quorum.
-const METADATA_TOPIC: &str = "__cluster_metadata";
 
 /// DescribeCluster 0–2.
 pub(super) fn describe_cluster(
@@ -217,141 +209,15 @@ fn described(
         .with_offline_replicas(broker_ids(&offline_replicas(image, partition)))
 }
 
-/// DescribeQuorum 0–2.
-pub(super) fn describe_quorum(
-    context: &Context,
-    request: DescribeQuorumRequest,
-    version: i16,
-) -> DescribeQuorumResponse {
-    let (status, now_ms) = (context.quorum.status(), context.clock.wall_ms());
-    describe_quorum_of(&context.image(), &status, now_ms, request, version)
-}
-
-fn describe_quorum_of(
-    image: &MetadataImage,
-    status: &Status,
-    now_ms: i64,
-    request: DescribeQuorumRequest,
-    version: i16,
-) -> DescribeQuorumResponse {
-    let mut is_found = false;
-    let topics = request.topics.into_iter().map(|topic| {
-        let is_metadata = topic.topic_name.as_str() == METADATA_TOPIC;
-        let partitions = topic.partitions.iter().map(|one| {
-            if is_metadata && one.partition_index == 0 {
-                is_found = true;
-                quorum_partition(status, now_ms, version)
-            } else {
-                unknown_partition(one)
-            }
-        });
-        let partitions = partitions.collect();
-        quorum_response::TopicData::default()
-            .with_topic_name(topic.topic_name)
-            .with_partitions(partitions)
-    });
-    let response =
-        DescribeQuorumResponse::default().with_error_message(None).with_topics(topics.collect());
-    if version < 2 || !is_found { response } else { response.with_nodes(nodes(image, status)) }
-}
-
-fn unknown_partition(
-    asked: &describe_quorum_request::PartitionData,
-) -> quorum_response::PartitionData {
-    quorum_response::PartitionData::default()
-        .with_partition_index(asked.partition_index)
-        .with_error_code(ResponseError::UnknownTopicOrPartition.code())
-        .with_error_message(None)
-}
-
-/// Differs from Kafka: every node answers, where Kafka sends the client to the leader. A node that
-/// does not lead knows how far itself and the commit are, and -1 stands for the others.
-fn quorum_partition(status: &Status, now_ms: i64, version: i16) -> quorum_response::PartitionData {
-    let configuration = &status.configuration;
-    let (mut voters, mut observers) = (Vec::new(), Vec::new());
-    for (peer, member) in &configuration.members {
-        let state = replica(status, *peer, now_ms)
-            .with_replica_id(member.node_id.wire().into())
-            .with_replica_directory_id(if version >= 2 {
-                member.directory_id.0
-            } else {
-                Uuid::nil()
-            });
-        if configuration.is_voter(*peer) { voters.push(state) } else { observers.push(state) }
-    }
-    quorum_response::PartitionData::default()
-        .with_error_message(None)
-        .with_leader_id(status.leader().map_or(NO_NODE, |one| one.node_id.wire().into()))
-        .with_leader_epoch(i32::try_from(status.raft.term).unwrap_or(i32::MAX))
-        .with_high_watermark(offset(status.raft.commit))
-        .with_current_voters(voters)
-        .with_observers(observers)
-}
-
-fn replica(status: &Status, peer: u64, now_ms: i64) -> quorum_response::ReplicaState {
-    let replica = quorum_response::ReplicaState::default();
-    if peer == status.raft.peer_id {
-        let replica = replica.with_log_end_offset(offset(status.raft.last_index));
-        return if status.is_leader() {
-            replica.with_last_fetch_timestamp(now_ms).with_last_caught_up_timestamp(now_ms)
-        } else {
-            replica
-        };
-    }
-    match status.raft.peers.iter().find(|progress| progress.peer_id == peer) {
-        Some(progress) => {
-            let is_caught_up = progress.active && progress.matched >= status.raft.commit;
-            replica
-                .with_log_end_offset(offset(progress.matched))
-                .with_last_fetch_timestamp(if progress.active { now_ms } else { -1 })
-                .with_last_caught_up_timestamp(if is_caught_up { now_ms } else { -1 })
-        }
-        None => replica.with_log_end_offset(-1),
-    }
-}
-
-fn offset(index: u64) -> i64 {
-    i64::try_from(index).unwrap_or(i64::MAX)
-}
-
-/// The members of the quorum with their client listeners: what is between nodes has no form that
-/// Kafka's tools could use.
-fn nodes(image: &MetadataImage, status: &Status) -> Vec<quorum_response::Node> {
-    let ids: BTreeSet<NodeId> =
-        status.configuration.members.values().map(|member| member.node_id).collect();
-    let listeners = |id: NodeId| {
-        let endpoints = image.broker(id).map(|b| b.endpoints.as_slice()).unwrap_or_default();
-        let listener = |endpoint: &metadata::records::BrokerEndpoint| {
-            quorum_response::Listener::default()
-                .with_name(StrBytes::from_string(endpoint.name.clone()))
-                .with_host(StrBytes::from_string(endpoint.host.clone()))
-                .with_port(u16::try_from(endpoint.port).unwrap_or(0))
-        };
-        endpoints.iter().map(listener).collect::<Vec<_>>()
-    };
-    let node = |id: NodeId| {
-        quorum_response::Node::default()
-            .with_node_id(id.wire().into())
-            .with_listeners(listeners(id))
-    };
-    ids.into_iter().map(node).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use kafka_protocol::messages::{
         ApiKey, ResponseKind,
         describe_topic_partitions_request::{Cursor as FromCursor, TopicRequest},
     };
 
     use super::{super::discovery::tests::image, *};
-    use crate::{
-        base::{ClusterId, DirectoryId},
-        protocol::api,
-        quorum::{Configuration, Identity, Member, core::CoreStatus, raftpb::StateRole},
-    };
+    use crate::protocol::api;
 
     fn page(limit: i32, cursor: Option<(&str, i32)>, names: &[&str]) -> Vec<(String, Vec<i32>)> {
         let response = topic_partitions(&image(), request(limit, cursor, names), 2_000);
@@ -417,57 +283,5 @@ mod tests {
         let request = DescribeClusterRequest::default().with_endpoint_type(2);
         let response = describe_cluster_of(&image, 1, &request, 2, "PLAINTEXT");
         assert_eq!(response.error_code, ResponseError::MismatchedEndpointType.code());
-    }
-
-    fn status() -> Status {
-        let member = Member { node_id: NodeId(1), directory_id: DirectoryId(Uuid::from_u128(4)) };
-        Status {
-            raft: CoreStatus {
-                peer_id: 11,
-                role: StateRole::Leader,
-                term: 3,
-                leader: Some(11),
-                last_index: 21,
-                commit: 20,
-                applied: 20,
-                settled: Some(1),
-                peers: Vec::new(),
-            },
-            configuration: Configuration::of_voters(BTreeMap::from([(11, member)])),
-            identity: Identity { cluster_id: ClusterId(Uuid::nil()), member, peer_id: 11 },
-            log_start_index: 1,
-            applied_entries: 20,
-        }
-    }
-
-    #[test]
-    fn the_quorum_is_described_under_kafkas_topic() {
-        let asked = |topic: &str, partition| {
-            let partition =
-                describe_quorum_request::PartitionData::default().with_partition_index(partition);
-            describe_quorum_request::TopicData::default()
-                .with_topic_name(topic_name(topic))
-                .with_partitions(vec![partition])
-        };
-        let image = image();
-        for version in 0..=2 {
-            let request = DescribeQuorumRequest::default().with_topics(vec![
-                asked(METADATA_TOPIC, 0),
-                asked(METADATA_TOPIC, 1),
-                asked("orders", 0),
-            ]);
-            let response = describe_quorum_of(&image, &status(), 99, request, version);
-            let partition = &response.topics[0].partitions[0];
-            assert_eq!((partition.leader_id.0, partition.leader_epoch), (1, 3));
-            assert_eq!(partition.high_watermark, 20);
-            assert_eq!(partition.current_voters[0].log_end_offset, 21);
-            for topic in &response.topics[1..] {
-                let code = ResponseError::UnknownTopicOrPartition.code();
-                assert_eq!(topic.partitions[0].error_code, code);
-            }
-            assert_eq!(response.nodes.len(), usize::from(version >= 2));
-            let response = ResponseKind::DescribeQuorum(response);
-            api::encode_response(ApiKey::DescribeQuorum, version, 1, &response).unwrap();
-        }
     }
 }

@@ -6,7 +6,7 @@ use tracing::{debug, error};
 
 use super::{
     Context, admin, configs, coordinators, describe, discovery, fetch, groups, log_dirs, offsets,
-    produce, producers,
+    produce, producers, quorum,
 };
 use crate::{
     base::PartitionIndex,
@@ -221,7 +221,11 @@ async fn answer(
         Q::DescribeTopicPartitions(r) => {
             A::DescribeTopicPartitions(describe::describe_topic_partitions(context, r, version))
         }
-        Q::DescribeQuorum(r) => A::DescribeQuorum(describe::describe_quorum(context, r, version)),
+        Q::DescribeQuorum(r) => {
+            A::DescribeQuorum(quorum::describe_quorum(context, r, version).await)
+        }
+        Q::AddRaftVoter(r) => A::AddRaftVoter(quorum::add_raft_voter(context, &r).await),
+        Q::RemoveRaftVoter(r) => A::RemoveRaftVoter(quorum::remove_raft_voter(context, &r).await),
         Q::CreateTopics(r) => A::CreateTopics(admin::create_topics(context, r, version).await),
         Q::DeleteTopics(r) => A::DeleteTopics(admin::delete_topics(context, r, version).await),
         Q::CreatePartitions(r) => {

@@ -24,6 +24,7 @@ mod log_dirs;
 mod offsets;
 mod produce;
 mod producers;
+mod quorum;
 mod topics;
 mod validate;
 

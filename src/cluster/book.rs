@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     base::NodeId,
     config::Address,
-    metadata::{CLUSTER_LISTENER, MetadataImage},
+    metadata::{Broker, CLUSTER_LISTENER, MetadataImage},
     quorum::{Configuration, Status},
 };
 
@@ -46,7 +46,7 @@ impl Cluster {
 
 /// Where the brokers say that other nodes reach them.
 fn places_of(image: &MetadataImage) -> BTreeMap<NodeId, Address> {
-    let place = |broker: &std::sync::Arc<crate::metadata::Broker>| {
+    let place = |broker: &std::sync::Arc<Broker>| {
         let endpoint = broker.endpoint(CLUSTER_LISTENER)?;
         let port = u16::try_from(endpoint.port).ok()?;
         Some((broker.id, Address { host: endpoint.host.clone(), port }))

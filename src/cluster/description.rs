@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     base::{DirectoryId, NodeId},
-    quorum::Status,
+    quorum::{Member, Status},
 };
 
 /// The quorum, as its leader sees it.
@@ -55,6 +55,13 @@ pub struct Replica {
 }
 
 impl Replica {
+    /// A replica under `peer_id`.
+    #[must_use]
+    pub fn new(peer_id: u64, member: Member, is_voter: bool) -> Self {
+        let directory = member.directory_id.0.as_bytes().to_vec();
+        Self { peer_id, node: member.node_id.0, directory, is_voter, ..Self::default() }
+    }
+
     /// The node.
     #[must_use]
     pub const fn node_id(&self) -> NodeId {
@@ -71,16 +78,13 @@ impl Replica {
 impl Description {
     fn of(status: &Status) -> Self {
         let (raft, configuration) = (&status.raft, &status.configuration);
-        let replica = |(peer_id, member): (&u64, &crate::quorum::Member)| {
+        let replica = |(peer_id, member): (&u64, &Member)| {
             let progress = raft.peers.iter().find(|peer| peer.peer_id == *peer_id);
             let is_self = *peer_id == raft.peer_id;
             Replica {
-                peer_id: *peer_id,
-                node: member.node_id.0,
-                directory: member.directory_id.0.as_bytes().to_vec(),
-                is_voter: configuration.is_voter(*peer_id),
                 matched: if is_self { raft.last_index } else { progress.map_or(0, |p| p.matched) },
                 is_active: is_self || progress.is_some_and(|progress| progress.active),
+                ..Replica::new(*peer_id, *member, configuration.is_voter(*peer_id))
             }
         };
         let mut replicas: Vec<Replica> = configuration.members.iter().map(replica).collect();

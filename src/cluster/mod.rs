@@ -64,9 +64,6 @@ use crate::{
     transport::Transport,
 };
 
-/// Under which name a broker registers where other nodes reach it, beside its client listeners.
-pub use crate::metadata::CLUSTER_LISTENER;
-
 /// Who this node is, and where it looks for others.
 #[derive(Debug, Clone)]
 pub struct ClusterConfig {

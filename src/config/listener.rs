@@ -73,6 +73,12 @@ pub enum ListenerError {
         /// The text.
         text: String,
     },
+    /// Not for clients.
+    #[error("{name} is what other nodes connect to; name the listener otherwise")]
+    Reserved {
+        /// The listener's name.
+        name: String,
+    },
     /// Two listeners of one name.
     #[error("listener {name} is there twice")]
     Duplicate {
@@ -115,6 +121,10 @@ pub(super) fn split_address(text: &str) -> Option<(String, u16)> {
     Some((host.to_owned(), port.parse().ok()?))
 }
 
+/// The name under which a broker registers where other nodes reach it, beside its listeners for
+/// clients. In capitals, as Kafka's clients insist.
+pub const CLUSTER_LISTENER: &str = "OTTLA.CLUSTER";
+
 /// Parses the values of `listeners` and `listener.security.protocol.map`.
 pub(super) fn parse_listeners(
     listeners: &[String],
@@ -137,6 +147,9 @@ pub(super) fn parse_listeners(
         else {
             return Err(ListenerError::NoProtocol { name });
         };
+        if name == CLUSTER_LISTENER {
+            return Err(ListenerError::Reserved { name });
+        }
         if parsed.iter().any(|one| one.name == name) {
             return Err(ListenerError::Duplicate { name });
         }

@@ -41,7 +41,7 @@ pub use describe::{
 };
 pub use keys::{broker_synonyms, definition, definitions, nearest};
 pub use layers::{BrokerLayers, Found, Layer, Source, TopicLayers};
-pub use listener::{Listener, ListenerError, SecurityProtocol};
+pub use listener::{CLUSTER_LISTENER, Listener, ListenerError, SecurityProtocol};
 pub use node::{
     Address, ClusterTls, LoadError, LogFormat, NodeConfig, Problem, ProblemReason, Warning,
 };

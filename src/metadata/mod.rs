@@ -28,10 +28,7 @@ pub mod records;
 mod requests;
 mod store;
 
-/// The name under which a broker registers where other nodes reach it, beside its listeners for
-/// clients. No listener can be called so: names are of one case.
-pub const CLUSTER_LISTENER: &str = "Ottla-Cluster";
-
+pub use crate::config::CLUSTER_LISTENER;
 pub use delta::{MetadataDelta, TopicDelta};
 pub(crate) use image::is_internal;
 pub use image::{
