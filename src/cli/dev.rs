@@ -6,11 +6,13 @@
 
 use std::{
     env, fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
+use futures::future::join_all;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -75,13 +77,16 @@ pub(super) async fn run(nodes: Vec<DevNode>, ready: impl FnOnce(&str)) -> Result
     };
     ready(&servers.join(","));
     // One that ends is the others' to replace: that is what a developer wants to see.
-    let all_ended = async {
-        for one in &mut running {
-            let _ = one.child.wait().await;
+    let all_ended = join_all(running.iter_mut().map(async |one| {
+        if let Ok(status) = one.child.wait().await {
+            let (number, log) = (one.node.number, one.log.clone());
+            let ended = DevError::Ended { number, status, log };
+            // A closed standard error is no reason to end the others.
+            let _ = writeln!(std::io::stderr(), "warning: {ended}");
         }
-    };
+    }));
     tokio::select! {
-        () = all_ended => {}
+        _ = all_ended => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }

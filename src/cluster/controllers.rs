@@ -47,7 +47,7 @@ impl Cluster {
         }
     }
 
-    async fn decide_here(
+    pub(super) async fn decide_here(
         &self,
         request: Request,
         id: Option<RequestId>,

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     base::{DirectoryId, NodeId},
+    controller::{ExcludeVoterRequest, Request, driver::RequestError},
     quorum::{Change, ChangeError, Configuration, Handle, Member, MembersError, Status},
     transport::PeerInfo,
 };
@@ -91,8 +92,23 @@ impl Cluster {
         let place = Place { node, directory: directory.map(DirectoryId) };
         let changing = async {
             match asked.change() {
-                VotersChange::Add => promote(quorum, place).await,
-                VotersChange::Remove => demote(quorum, place).await,
+                VotersChange::Add => match self.exclude(node, false, deadline).await {
+                    Ok(()) => promote(quorum, place).await,
+                    Err(outcome) => outcome,
+                },
+                VotersChange::Remove => {
+                    // First, so that it is not promoted again in between.
+                    let excluded = self.exclude(node, true, deadline).await;
+                    let outcome = match excluded {
+                        Ok(()) => demote(quorum, place).await,
+                        Err(outcome) => outcome,
+                    };
+                    if let Outcome::Refused(_) = outcome {
+                        // Where it stays excluded, it is a voter all the same.
+                        let _ = self.exclude(node, false, deadline).await;
+                    }
+                    outcome
+                }
                 VotersChange::Lead => lead(quorum, place).await,
             }
         };
@@ -104,6 +120,21 @@ impl Cluster {
                 outcome.into()
             }
             Err(_) => Answer::Unknown(Done {}),
+        }
+    }
+
+    /// Keeps a node from being promoted by itself, or allows it again.
+    async fn exclude(
+        &self,
+        node: NodeId,
+        excluded: bool,
+        deadline: Instant,
+    ) -> Result<(), Outcome> {
+        let request = Request::ExcludeVoter(ExcludeVoterRequest { node_id: node.0, excluded });
+        match self.decide_here(request, None, deadline).await {
+            Ok(_) => Ok(()),
+            Err(RequestError::NotController) => Err(Outcome::NotLeader),
+            Err(_) => Err(Outcome::Unknown),
         }
     }
 
@@ -122,7 +153,8 @@ impl Cluster {
         }
     }
 
-    /// While this node leads and voters are missing: promotes learners that have caught up.
+    /// While this node leads and voters are missing: promotes learners that have caught up, but none
+    /// that an operator has removed.
     pub async fn keep_voters(self, mut stop: watch::Receiver<bool>) {
         let target = self.0.config.voters_target;
         let Some(quorum) = self.quorum().filter(|_| target > 0) else { return };
@@ -136,10 +168,12 @@ impl Cluster {
             if !status.is_leader() || roles.voters.len() >= target {
                 continue;
             }
+            let image = quorum.image();
             let candidates = roles.learners.iter().filter_map(|peer_id| {
                 let member = status.configuration.members.get(peer_id)?;
                 let peer = status.raft.peers.iter().find(|peer| peer.peer_id == *peer_id)?;
-                peer.active.then_some((member.node_id, *peer_id))
+                let may = peer.active && !image.is_excluded_voter(member.node_id);
+                may.then_some((member.node_id, *peer_id))
             });
             if let Some((node, peer_id)) = candidates.min() {
                 match quorum.change(Change::Promote(peer_id)).await {

@@ -212,7 +212,7 @@ fn encode_own(key: i16, body: &impl prost::Message, into: &mut BytesMut) -> Resu
 }
 
 /// The body of a message of `key` that is not Kafka's.
-fn own_body<'a>(key: i16, bytes: &'a [u8]) -> Option<&'a [u8]> {
+fn own_body(key: i16, bytes: &[u8]) -> Option<&[u8]> {
     let body = bytes.strip_prefix(&key.to_be_bytes())?;
     body.strip_prefix(&OWN_VERSION.to_be_bytes())
 }

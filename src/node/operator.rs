@@ -62,7 +62,7 @@ pub struct VotersRequest {
 pub enum VotersChangeRequest {
     /// A learner becomes a voter.
     Add,
-    /// A voter becomes a learner.
+    /// A voter becomes a learner, and is not promoted again by itself.
     Remove,
     /// A voter becomes the leader.
     Lead,

@@ -98,11 +98,33 @@ impl World {
 
     /// Starts node `id` on `machine` with the nodes `seeds` as seeds.
     pub(crate) fn start(&self, id: u32, machine: &Machine, seeds: &[u32]) -> Started {
-        self.start_at(id, self.ports[&id], machine, seeds)
+        self.start_with(id, machine, seeds, &[])
+    }
+
+    /// The same, with further settings.
+    pub(crate) fn start_with(
+        &self,
+        id: u32,
+        machine: &Machine,
+        seeds: &[u32],
+        settings: &[(&str, &str)],
+    ) -> Started {
+        self.start_node(id, self.ports[&id], machine, seeds, settings)
     }
 
     /// The same, at the port of another.
     pub(crate) fn start_at(&self, id: u32, port: u16, machine: &Machine, seeds: &[u32]) -> Started {
+        self.start_node(id, port, machine, seeds, &[])
+    }
+
+    fn start_node(
+        &self,
+        id: u32,
+        port: u16,
+        machine: &Machine,
+        seeds: &[u32],
+        further: &[(&str, &str)],
+    ) -> Started {
         let seeds: Vec<String> =
             seeds.iter().map(|seed| format!("127.0.0.1:{}", self.ports[seed])).collect();
         let settings = [
@@ -114,7 +136,9 @@ impl World {
             ("offsets.topic.replication.factor", "1".to_owned()),
             ("offsets.topic.num.partitions", "1".to_owned()),
         ];
-        let settings = settings.into_iter().map(|(name, value)| (name.to_owned(), value));
+        let further = further.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        let settings = settings.into_iter().chain(further);
+        let settings = settings.map(|(name, value)| (name.to_owned(), value));
         let config = Arc::new(NodeConfig::from_settings(settings.collect()).unwrap());
         let (readiness, operator) = (Readiness::new(READINESS), Operator::default());
         let cluster = ClusterSeams {

@@ -1,8 +1,11 @@
 //! How a cluster grows, and how its voters change.
 
-use ottla::cluster::VotersChange::{Add, Lead, Remove};
+use std::time::Duration;
 
-use crate::machine::{Machine, Served, World, voters};
+use ottla::cluster::VotersChange::{Add, Lead, Remove};
+use tokio::time::{sleep, timeout};
+
+use crate::machine::{LONG, Machine, Served, World, voters};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_of_one_grows_to_three_voters_and_its_first_node_leaves_them() {
@@ -40,6 +43,32 @@ async fn a_cluster_of_one_grows_to_three_voters_and_its_first_node_leaves_them()
     assert!(learner.to_string().contains("only a voter can lead"), "{learner}");
 
     for node in later.into_iter().chain([first]) {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_promotes_up_to_the_target_but_nobody_who_was_removed() {
+    let world = World::new(4);
+    let target = [("ottla.quorum.voters.target", "3")];
+    let start = |id| world.start_with(id, &Machine::default(), &[1], &target);
+    let first = start(1);
+    first.bootstrap(&[1]).await.unwrap();
+    let first = first.serves().await;
+    let (second, third) = (start(2).serves().await, start(3).serves().await);
+    let voters_are = async |wanted: &[u32]| {
+        while voters(&first.describe().await) != wanted {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(LONG, voters_are(&[1, 2, 3])).await.expect("all are promoted");
+    first.voters(Remove, 2).await.unwrap();
+    // The place is taken by somebody else, though who was removed comes first and has caught up.
+    let fourth = start(4).serves().await;
+    timeout(LONG, voters_are(&[1, 3, 4])).await.expect("another is promoted");
+    first.voters(Add, 2).await.unwrap();
+    assert_eq!(voters(&first.describe().await), [1, 2, 3, 4]);
+    for node in [first, second, third, fourth] {
         node.stop().await;
     }
 }

@@ -157,7 +157,7 @@ async fn a_request_with_an_id_is_decided_once() {
     let id = |n| Some(RequestId(Uuid::from_u128(n)));
     let both = [1, 1, 2].map(|n| client.request(1, id(n), soon()));
     let mut answers = join_all(both).await;
-    answers.sort_by_key(|answer| answer.clone().unwrap());
+    answers.sort_by_key(|answer| answer.unwrap());
     assert_eq!(answers, [Ok(1), Ok(1), Ok(2)]);
     assert_eq!(client.request(1, id(1), soon()).await, Ok(1));
     assert_eq!(client.request(1, None, soon()).await, Ok(3));
