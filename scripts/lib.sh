@@ -148,15 +148,16 @@ POM
   mv -T "$part" "$KAFKA_LIB" || rm -rf "$part"
 }
 
-# start_node BINARY DIRECTORY: starts `ottla dev` on free ports and waits until it serves. Sets
-# NODE_PID and BOOTSTRAP.
+# start_node BINARY DIRECTORY [NODES]: starts `ottla dev` on free ports and waits until it serves.
+# Sets NODE_PID and BOOTSTRAP.
 start_node() {
-  local binary=$1 dir=$2 waited=0
+  local binary=$1 dir=$2 nodes=${3:-1} waited=0
   mkdir -p "$dir"
   # The node's shell may get to open it only after the first look into it.
   : >"$dir.out"
-  "$binary" dev --dir "$dir" --kafka-port "$(free_port)" --cluster-port "$(free_port)" \
-    --http-port "$(free_port)" >"$dir.out" 2>"$dir.err" &
+  "$binary" dev --nodes "$nodes" --dir "$dir" --kafka-port "$(free_port "$nodes")" \
+    --cluster-port "$(free_port "$nodes")" --http-port "$(free_port "$nodes")" \
+    >"$dir.out" 2>"$dir.err" &
   NODE_PID=$!
   while ! grep -q '^ready: bootstrap servers ' "$dir.out"; do
     if ! kill -0 "$NODE_PID" 2>/dev/null || [ "$waited" -ge 300 ]; then
@@ -179,14 +180,16 @@ stop_node() {
   NODE_PID=
 }
 
-# A port that nothing listens on now, below the range that the system hands out by itself.
+# free_port [COUNT]: the first of so many ports in a row that nothing listens on now, below the range
+# that the system hands out by itself.
 free_port() {
-  local port
+  local port next
   while :; do
     port=$((20000 + (RANDOM * 32768 + RANDOM) % 12000))
-    if ! (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
-      echo "$port"
-      return
-    fi
+    for ((next = port; next < port + ${1:-1}; next++)); do
+      if (: <"/dev/tcp/127.0.0.1/$next") 2>/dev/null; then continue 2; fi
+    done
+    echo "$port"
+    return
   done
 }

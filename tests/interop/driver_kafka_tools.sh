@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Kafka's own command-line tools, from the jars in KAFKA_LIB, against the cluster at BOOTSTRAP. With
-# DATA_DIR, a data directory of the node, also what DumpLogSegments makes of its files.
+# DATA_DIR, the directory of an `ottla dev`, also what DumpLogSegments makes of its files.
 set -euo pipefail
 
 bootstrap=${BOOTSTRAP:-127.0.0.1:9092}
@@ -164,7 +164,7 @@ performance() {
 
 dump_segments() {
   local file files=0
-  for file in "$DATA_DIR"/"$topic"-*/*.{log,index,timeindex,snapshot}; do
+  for file in "$DATA_DIR"/node-*/"$topic"-*/*.{log,index,timeindex,snapshot}; do
     [ -e "$file" ] || continue
     files=$((files + 1))
     tool DumpLogSegments --deep-iteration --files "$file" >"$work/dump"
@@ -175,7 +175,7 @@ dump_segments() {
     fi
   done
   echo "$files files" | has '[1-9]'
-  local offsets=("$DATA_DIR"/__consumer_offsets-*/*.log)
+  local offsets=("$DATA_DIR"/node-*/__consumer_offsets-*/*.log)
   for file in "${offsets[@]}"; do
     [ -s "$file" ] || continue
     tool DumpLogSegments --offsets-decoder --files "$file" >"$work/dump"
@@ -193,7 +193,7 @@ repeat_keys() {
 
 # clean_to: up to where the node says that the topic is compacted.
 clean_to() {
-  awk -v topic="$compacted" '$1 == topic { print $3 }' "$DATA_DIR/cleaner-offset-checkpoint"
+  awk -v topic="$compacted" '$1 == topic { print $3 }' "$DATA_DIR"/node-*/cleaner-offset-checkpoint
 }
 
 compact() {
@@ -205,7 +205,7 @@ compact() {
   until [ "$(clean_to)" = 2000 ]; do
     waited=$((waited + 1))
     if [ "$waited" -gt 300 ]; then
-      cat "$DATA_DIR/cleaner-offset-checkpoint"
+      cat "$DATA_DIR"/node-*/cleaner-offset-checkpoint
       status=1
       break
     fi
@@ -217,7 +217,7 @@ compact() {
 
 dump_compacted() {
   local file records=0
-  for file in "$DATA_DIR/$compacted"-0/*.{log,index,timeindex,txnindex,snapshot}; do
+  for file in "$DATA_DIR"/node-*/"$compacted"-0/*.{log,index,timeindex,txnindex,snapshot}; do
     # A running node has not written the indexes of the segment that takes appends.
     [ -e "$file" ] || continue
     tool DumpLogSegments --deep-iteration --print-data-log --files "$file" >"$work/dump"
