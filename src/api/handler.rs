@@ -5,8 +5,8 @@ use kafka_protocol::messages::{RequestKind, ResponseKind};
 use tracing::{debug, error};
 
 use super::{
-    Context, admin, configs, coordinators, describe, discovery, fetch, groups, log_dirs, offsets,
-    produce, producers, quorum,
+    Context, admin, cluster, configs, coordinators, describe, discovery, fetch, groups, log_dirs,
+    offsets, produce, producers, quorum,
 };
 use crate::{
     base::PartitionIndex,
@@ -235,6 +235,16 @@ async fn answer(
         Q::AlterConfigs(r) => A::AlterConfigs(configs::alter_configs(context, r, version).await),
         Q::IncrementalAlterConfigs(r) => A::IncrementalAlterConfigs(
             configs::incremental_alter_configs(context, r, version).await,
+        ),
+        Q::UnregisterBroker(r) => {
+            A::UnregisterBroker(cluster::unregister_broker(context, r, version).await)
+        }
+        Q::UpdateFeatures(r) => {
+            A::UpdateFeatures(cluster::update_features(context, r, version).await)
+        }
+        Q::ElectLeaders(r) => A::ElectLeaders(cluster::elect_leaders(context, r, version).await),
+        Q::ListPartitionReassignments(r) => A::ListPartitionReassignments(
+            cluster::list_partition_reassignments(&context.image(), &r),
         ),
         Q::ListOffsets(r) => A::ListOffsets(offsets::list_offsets(context, r, version).await),
         Q::OffsetForLeaderEpoch(r) => {

@@ -10,6 +10,7 @@
 //! Must not: decide about metadata (the controller does), or touch a file.
 
 mod admin;
+mod cluster;
 mod configs;
 mod context;
 mod coordinators;

@@ -341,10 +341,10 @@ impl Controller {
 
 /// The rules of a topic are looked up once for all its partitions.
 #[derive(Debug, Default)]
-struct RulesByTopic(BTreeMap<TopicId, Rules>);
+pub(super) struct RulesByTopic(BTreeMap<TopicId, Rules>);
 
 impl RulesByTopic {
-    fn of(&mut self, view: &View<'_>, topic: TopicId, partition: &Partition) -> Rules {
+    pub(super) fn of(&mut self, view: &View<'_>, topic: TopicId, partition: &Partition) -> Rules {
         let name = || view.image.topic(topic).map_or("", |topic| &*topic.name);
         *self.0.entry(topic).or_insert_with(|| view.rules(name(), partition))
     }

@@ -5,14 +5,30 @@
 //! replicas; while there is none either, the last known leader, since it had everything that was
 //! acknowledged unless it lost its disk; and where the topic allows it, any acceptable replica.
 //! The last two are unclean: the ISR becomes the new leader alone, and it starts out recovering.
+//! An operator may ask for the preferred replica, or for an unclean election, of any partition.
 //!
 //! While fewer than `min.insync.replicas` are in sync, whoever leaves the ISR becomes an eligible
 //! leader replica, since nothing is acknowledged without it from there on (KIP-966).
 
+use std::collections::BTreeMap;
+
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        ElectLeadersRequest, ElectLeadersResponse, TopicName,
+        elect_leaders_response::{PartitionResult, ReplicaElectionResult},
+    },
+};
+
 use crate::{
-    base::{NodeId, TopicPartition},
+    base::{NodeId, PartitionIndex, TopicPartition},
+    controller::{
+        Decision, View,
+        brokers::{RulesByTopic, may_lead},
+        draft::{Draft, Refusal, wire},
+    },
     metadata::{
-        Partition,
+        Partition, Topic,
         records::{LeaderChange, NodeList, PartitionChangeRecord},
     },
 };
@@ -118,5 +134,116 @@ impl Change<'_> {
         let unclean =
             last_known.filter(acceptable).or_else(|| self.rules.unclean.then(any).flatten());
         (unclean, unclean.is_some())
+    }
+}
+
+/// Which leader an operator asks for, with Kafka's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// The first replica, where it is in sync.
+    Preferred,
+    /// Any replica, where there is no leader.
+    Unclean,
+}
+
+/// Elects leaders as an operator asks, each partition by itself. Where none are named, all of the
+/// cluster, and only those are answered that have another leader now.
+pub(super) fn elect(
+    view: &View<'_>,
+    request: ElectLeadersRequest,
+) -> Decision<ElectLeadersResponse> {
+    let wanted = match request.election_type {
+        0 => Wanted::Preferred,
+        1 => Wanted::Unclean,
+        _ => {
+            let code = ResponseError::InvalidRequest.code();
+            return Decision::answer(ElectLeadersResponse::default().with_error_code(code));
+        }
+    };
+    let mut election =
+        Election { view, wanted, draft: Draft::new(view.image), rules: RulesByTopic::default() };
+    let mut results = BTreeMap::<TopicName, Vec<PartitionResult>>::new();
+    match request.topic_partitions {
+        None => {
+            for topic in view.image.topics() {
+                for index in topic.partitions.keys() {
+                    if election.elect_one(Some(topic), *index).is_ok() {
+                        let name = TopicName(topic.name.to_string().into());
+                        results.entry(name).or_default().push(election_result(*index, &Ok(())));
+                    }
+                }
+            }
+        }
+        Some(asked) => {
+            for topic in asked {
+                let found = view.image.topic_by_name(topic.topic.as_str());
+                let results = results.entry(topic.topic.clone()).or_default();
+                for index in topic.partitions.into_iter().map(PartitionIndex) {
+                    results.push(election_result(index, &election.elect_one(found, index)));
+                }
+            }
+        }
+    }
+    let results = results.into_iter().map(|(topic, partitions)| {
+        ReplicaElectionResult::default().with_topic(topic).with_partition_result(partitions)
+    });
+    let response = ElectLeadersResponse::default();
+    election.draft.decide(response.with_replica_election_results(results.collect()))
+}
+
+fn election_result(index: PartitionIndex, result: &Result<(), Refusal>) -> PartitionResult {
+    let (code, message) = wire(result);
+    PartitionResult::default()
+        .with_partition_id(index.0)
+        .with_error_code(code)
+        .with_error_message(message)
+}
+
+struct Election<'a> {
+    view: &'a View<'a>,
+    wanted: Wanted,
+    draft: Draft,
+    rules: RulesByTopic,
+}
+
+impl Election<'_> {
+    fn elect_one(&mut self, topic: Option<&Topic>, index: PartitionIndex) -> Result<(), Refusal> {
+        let unknown = ResponseError::UnknownTopicOrPartition;
+        let topic = topic.ok_or(unknown)?;
+        let at = TopicPartition { topic: topic.id, partition: index };
+        // As it is after the elections before it: a partition may be named twice.
+        let image = self.draft.image().clone();
+        let partition = image.partition(at).ok_or(unknown)?;
+        let preferred = partition.preferred_replica();
+        let (needless, unavailable) = match self.wanted {
+            Wanted::Preferred => {
+                (partition.leader == preferred, ResponseError::PreferredLeaderNotAvailable)
+            }
+            Wanted::Unclean => {
+                (partition.leader.is_some(), ResponseError::EligibleLeadersNotAvailable)
+            }
+        };
+        if needless {
+            return Err(ResponseError::ElectionNotNeeded.into());
+        }
+        let mut rules = self.rules.of(self.view, at.topic, partition);
+        rules.unclean |= self.wanted == Wanted::Unclean;
+        let acceptable = |node: NodeId| may_lead(&image, partition, node);
+        let change = Change {
+            at,
+            partition,
+            isr: partition.isr.to_vec(),
+            unclean_shutdown: None,
+            acceptable: &acceptable,
+            prefer: true,
+            rules,
+            recovered: false,
+        };
+        let elected = change.build().filter(|record| {
+            let leader = record.leader.and_then(|change| change.leader.map(NodeId));
+            leader.is_some() && (self.wanted == Wanted::Unclean || leader == preferred)
+        });
+        self.draft.add_alone(elected.ok_or(unavailable)?);
+        Ok(())
     }
 }

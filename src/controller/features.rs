@@ -16,8 +16,10 @@ use crate::{
     metadata::{MetadataImage, features, records::FeatureLevelRecord},
 };
 
-/// The numbers of Kafka's `FeatureUpdate.UpgradeType`.
+/// The numbers of Kafka's `FeatureUpdate.UpgradeType`. Both kinds of downgrade are the same here:
+/// what would lose something is refused either way.
 const UPGRADE: i8 = 1;
+const UPGRADE_TYPES: std::ops::RangeInclusive<i8> = UPGRADE..=3;
 
 /// All or nothing, as in Kafka since version 2 of the request.
 pub(super) fn update(
@@ -62,6 +64,9 @@ fn update_one(
         let message = format!("Invalid update version {level} for feature {name}. {reason}");
         Err(Refusal::new(ResponseError::InvalidUpdateVersion, message))
     };
+    if !UPGRADE_TYPES.contains(&update.upgrade_type) {
+        return refuse("This controller does not know the upgrade type.".to_owned());
+    }
     let Some(supported) = features::SUPPORTED.iter().find(|feature| feature.name == name) else {
         return refuse("This controller does not support the feature.".to_owned());
     };
@@ -80,8 +85,12 @@ fn update_one(
         }
     }
     let current = image.feature(name).unwrap_or(0);
-    if level < current && (update.upgrade_type == UPGRADE && !update.allow_downgrade) {
+    let upgrade = update.upgrade_type == UPGRADE;
+    if level < current && upgrade {
         return refuse("Cannot downgrade the level without setting the upgrade type.".to_owned());
+    }
+    if level > current && !upgrade {
+        return refuse("Cannot downgrade to a newer level.".to_owned());
     }
     if level < current && name == features::METADATA_VERSION {
         return refuse("The metadata may hold records of the current level.".to_owned());

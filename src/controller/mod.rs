@@ -46,9 +46,9 @@ use kafka_protocol::messages::{
     AssignReplicasToDirsRequest, AssignReplicasToDirsResponse, BrokerHeartbeatRequest,
     BrokerHeartbeatResponse, BrokerRegistrationRequest, BrokerRegistrationResponse,
     CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
-    DeleteTopicsRequest, DeleteTopicsResponse, IncrementalAlterConfigsRequest,
-    IncrementalAlterConfigsResponse, UnregisterBrokerRequest, UnregisterBrokerResponse,
-    UpdateFeaturesRequest, UpdateFeaturesResponse,
+    DeleteTopicsRequest, DeleteTopicsResponse, ElectLeadersRequest, ElectLeadersResponse,
+    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, UnregisterBrokerRequest,
+    UnregisterBrokerResponse, UpdateFeaturesRequest, UpdateFeaturesResponse,
 };
 use rand::Rng;
 
@@ -90,6 +90,8 @@ pub enum Request {
     AllocateProducerIds(AllocateProducerIdsRequest),
     /// Finalize levels of features.
     UpdateFeatures(UpdateFeaturesRequest),
+    /// Elect preferred leaders, or leaders out of sync.
+    ElectLeaders(ElectLeadersRequest),
     /// Keep a node from becoming a voter by itself, or allow it again.
     ExcludeVoter(ExcludeVoterRequest),
 }
@@ -110,6 +112,7 @@ pub enum Response {
     AssignReplicasToDirs(AssignReplicasToDirsResponse),
     AllocateProducerIds(AllocateProducerIdsResponse),
     UpdateFeatures(UpdateFeaturesResponse),
+    ElectLeaders(ElectLeadersResponse),
     ExcludeVoter(ExcludeVoterResponse),
 }
 
@@ -201,6 +204,7 @@ impl Controller {
                 producer_ids::allocate(&view, &r).map(Response::AllocateProducerIds)
             }
             Request::UpdateFeatures(r) => features::update(&view, r).map(Response::UpdateFeatures),
+            Request::ElectLeaders(r) => election::elect(&view, r).map(Response::ElectLeaders),
             Request::ExcludeVoter(r) => voters::exclude(&view, r).map(Response::ExcludeVoter),
         }
     }

@@ -34,6 +34,7 @@ use crate::{
 };
 
 mod directories;
+mod operators;
 
 const SESSION_MS: u64 = 9_000;
 
@@ -596,19 +597,6 @@ fn a_feature_is_not_raised_beyond_what_a_broker_supports() {
     assert_eq!(update("eligible.leader.replicas.version", 1), 0);
 }
 
-#[test]
-fn a_voter_that_was_removed_stays_so_until_it_is_allowed_again() {
-    let mut world = World::new();
-    for excluded in [true, true, false, true] {
-        let request = ExcludeVoterRequest { node_id: 3, excluded };
-        let response = world.submit(Request::ExcludeVoter(request));
-        assert_eq!(response, Response::ExcludeVoter(ExcludeVoterResponse { error_code: 0 }));
-        assert_eq!(world.image.is_excluded_voter(NodeId(3)), excluded);
-        world.check_store();
-    }
-    assert_eq!(world.image.excluded_voters().collect::<Vec<_>>(), [NodeId(3)]);
-}
-
 #[derive(Debug, Clone)]
 enum Step {
     Create(u8, i32, i16),
@@ -624,6 +612,7 @@ enum Step {
     Unregister(u8),
     Fail(u8, u8),
     Assign(u8, u8, u8),
+    Elect(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -641,6 +630,7 @@ fn step() -> impl Strategy<Value = Step> {
         (1..5u8).prop_map(Step::Unregister),
         (1..5u8, 0..4u8).prop_map(|(b, which)| Step::Fail(b, which)),
         (0..4u8, 1..5u8, 0..4u8).prop_map(|(t, b, to)| Step::Assign(t, b, to)),
+        any::<bool>().prop_map(Step::Elect),
     ]
 }
 
@@ -691,6 +681,7 @@ impl World {
                 let request = AlterConfigsRequest::default().with_resources(vec![resource]);
                 drop(self.submit(Request::AlterConfigs(request)));
             }
+            Step::Elect(unclean) => drop(self.elect(i8::from(unclean), None)),
             Step::Unregister(b) => {
                 let request =
                     UnregisterBrokerRequest::default().with_broker_id(BrokerId(i32::from(b)));

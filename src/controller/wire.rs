@@ -111,6 +111,7 @@ apis! {
     AssignReplicasToDirs 0,
     AllocateProducerIds 0,
     UpdateFeatures 2,
+    ElectLeaders 2,
 }
 
 /// A request as bytes.

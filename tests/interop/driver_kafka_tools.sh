@@ -139,6 +139,39 @@ quorum() {
   tool MetadataQuorumCommand --bootstrap-server "$bootstrap" describe --replication | has 'Leader'
 }
 
+# The tool asks the level of metadata.version for Kafka's name of it, and changes one for real.
+features() {
+  local elr=eligible.leader.replicas.version
+  local feature=(tool FeatureCommand --bootstrap-server "$bootstrap")
+  "${feature[@]}" describe >"$work/features"
+  has 'Feature: metadata.version.*FinalizedVersionLevel: 4.3-IV0' <"$work/features"
+  has 'Feature: ottla.metadata.version' <"$work/features"
+  "${feature[@]}" downgrade --feature "$elr=0" --dry-run
+  "${feature[@]}" downgrade --feature "$elr=0"
+  "${feature[@]}" describe | has "Feature: $elr.*FinalizedVersionLevel: 0"
+  "${feature[@]}" upgrade --feature "$elr=1"
+  "${feature[@]}" describe | has "Feature: $elr.*FinalizedVersionLevel: 1"
+  if "${feature[@]}" upgrade --feature "$elr=9"; then return 1; fi
+}
+
+cluster() {
+  tool ClusterTool cluster-id --bootstrap-server "$bootstrap" | has 'Cluster ID: '
+  tool ClusterTool list-endpoints --bootstrap-server "$bootstrap" | has "${bootstrap##*:}"
+  if tool ClusterTool unregister --bootstrap-server "$bootstrap" --id 4711 >"$work/gone" 2>&1; then
+    return 1
+  fi
+  has 'not currently registered' <"$work/gone"
+}
+
+leader_election() {
+  local elect=(tool LeaderElectionCommand --bootstrap-server "$bootstrap")
+  "${elect[@]}" --election-type PREFERRED --all-topic-partitions
+  "${elect[@]}" --election-type UNCLEAN --topic "$topic" --partition 0 |
+    has 'Valid replica already elected'
+  tool reassign.ReassignPartitionsCommand --bootstrap-server "$bootstrap" --list |
+    has 'No partition reassignments found'
+}
+
 log_dirs() {
   tool LogDirsCommand --bootstrap-server "$bootstrap" --describe --topic-list "$topic" | has "$topic-0"
 }
@@ -258,6 +291,9 @@ check 'ConfigCommand alters and describes a topic' topic_configs
 check 'ConfigCommand alters and describes all brokers' broker_configs
 check 'BrokerApiVersionsCommand lists versions' versions
 check 'MetadataQuorumCommand describes the quorum' quorum
+check 'FeatureCommand describes and changes levels' features
+check 'ClusterTool names the cluster and its endpoints, and unregisters' cluster
+check 'LeaderElectionCommand elects, and no reassignment is under way' leader_election
 check 'LogDirsCommand describes the log directories' log_dirs
 check 'DeleteRecordsCommand deletes records' delete_records
 check 'ProducerPerformance and ConsumerPerformance run' performance
