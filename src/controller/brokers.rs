@@ -10,6 +10,11 @@
 //! is fenced, and its registration keeps naming them, so that its next start can be told from that
 //! of a node with other disks.
 //!
+//! A broker that wants to shut down is relieved of what another replica in sync can lead, and leaves
+//! the ISR of what others lead. When all others have applied that, it is fenced and may go. So no
+//! client is sent to it by a broker that does not know yet, and what it alone can lead is served to
+//! the end.
+//!
 //! Where a broker loses its place, the partitions change first and its registration last; where it
 //! gains it, the other way round. So no prefix of the entries has a fenced leader.
 
@@ -47,6 +52,17 @@ pub(super) struct Lease {
     expires_ms: u64,
     /// What the broker must have applied before it is unfenced.
     catch_up_to: u64,
+    /// What it said that it has applied.
+    applied: u64,
+    /// What all others must have applied before it may shut down.
+    shut_down_at: Option<u64>,
+}
+
+/// Whether a partition may be left without a leader, or with one that was out of sync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaderless {
+    Allowed,
+    Avoided,
 }
 
 /// The broker of this id, if its epoch is `epoch`.
@@ -113,8 +129,17 @@ impl Controller {
         let timeout_ms = view.broker_number("broker.session.timeout.ms");
         let expires_ms = now_ms.saturating_add(u64::try_from(timeout_ms).unwrap_or(0));
         let known = self.leases.get(&id).filter(|lease| lease.epoch == epoch);
-        let catch_up_to = known.map_or_else(|| image.applied_index(), |lease| lease.catch_up_to);
-        self.leases.insert(id, Lease { epoch, expires_ms, catch_up_to });
+        let lease = match known {
+            Some(lease) => Lease { expires_ms, ..*lease },
+            None => Lease {
+                epoch,
+                expires_ms,
+                catch_up_to: image.applied_index(),
+                applied: 0,
+                shut_down_at: None,
+            },
+        };
+        self.leases.insert(id, lease);
     }
 
     pub(super) fn register_broker(
@@ -136,7 +161,7 @@ impl Controller {
         }
         if let Some(broker) = known {
             let clean = request.previous_broker_epoch == broker.epoch.0;
-            self.relieve(&mut draft, id, (!clean).then_some(id), &|_| true);
+            self.relieve(&mut draft, id, (!clean).then_some(id), &|_| true, Leaderless::Allowed);
             if !shares_directory(broker, &request) {
                 for at in image.partitions_of(id) {
                     forget(&mut draft, at, id);
@@ -203,9 +228,11 @@ impl Controller {
         };
         let id = broker.id;
         self.renew(image, id, broker.epoch, now_ms);
-        let catch_up_to = self.leases.get(&id).map_or(0, |lease| lease.catch_up_to);
         let applied = u64::try_from(request.current_metadata_offset).unwrap_or(0);
-        let caught_up = applied >= catch_up_to;
+        let caught_up = self.leases.get_mut(&id).is_some_and(|lease| {
+            lease.applied = applied;
+            applied >= lease.catch_up_to
+        });
         let mut draft = Draft::new(image);
         let works = |directory: &DirectoryId| !request.offline_log_dirs.contains(&directory.0);
         let wants_fence = request.want_fence || !broker.directories.iter().any(works);
@@ -216,10 +243,10 @@ impl Controller {
             if caught_up && !wants_fence && !request.want_shut_down {
                 self.unfence(&mut draft, id);
             }
-        } else if request.want_shut_down || wants_fence {
-            // Its partitions have other leaders, or none that could be had, in the same decision,
-            // and the answer comes after that is applied.
+        } else if wants_fence {
             self.fence(&mut draft, id);
+        } else if request.want_shut_down {
+            self.shut_down(&mut draft, broker);
         }
         let fenced = draft.image().broker(id).is_none_or(|broker| broker.fenced);
         draft.decide(
@@ -245,7 +272,7 @@ impl Controller {
             );
         };
         let mut draft = Draft::new(image);
-        self.relieve(&mut draft, broker.id, Some(broker.id), &|_| true);
+        self.relieve(&mut draft, broker.id, Some(broker.id), &|_| true, Leaderless::Allowed);
         draft.add_alone(UnregisterBrokerRecord {
             broker_id: broker.id.0,
             broker_epoch: broker.epoch.0,
@@ -255,10 +282,31 @@ impl Controller {
     }
 
     fn fence(&self, draft: &mut Draft, id: NodeId) {
-        self.relieve(draft, id, None, &|_| true);
+        self.relieve(draft, id, None, &|_| true, Leaderless::Allowed);
         if let Some(mut change) = change_of(draft, id) {
             change.fenced = Some(true);
             draft.add_alone(change);
+        }
+    }
+
+    fn shut_down(&mut self, draft: &mut Draft, broker: &Broker) {
+        let id = broker.id;
+        if !broker.in_controlled_shutdown {
+            self.relieve(draft, id, None, &|_| true, Leaderless::Avoided);
+            if let Some(mut change) = change_of(draft, id) {
+                change.in_controlled_shutdown = Some(true);
+                draft.add_alone(change);
+            }
+        }
+        // A new controller takes what it found for what the others must know.
+        let newest = draft.next_index().saturating_sub(1);
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        let at = *lease.shut_down_at.get_or_insert(newest);
+        let knows = |other: &Broker| {
+            !other.is_active() || self.leases.get(&other.id).is_some_and(|l| l.applied >= at)
+        };
+        if draft.image().brokers().all(|other| other.id == id || knows(other)) {
+            self.fence(draft, id);
         }
     }
 
@@ -291,13 +339,15 @@ impl Controller {
         }
     }
 
-    /// Takes `id` out of the ISR of its partitions in `directories`, and elects others where it led.
+    /// Takes `id` out of the ISR of its partitions in `directories`, and elects others where it led;
+    /// but leaves alone those that nobody in sync could lead, if that is to be avoided.
     fn relieve(
         &self,
         draft: &mut Draft,
         id: NodeId,
         unclean_shutdown: Option<NodeId>,
         directories: &dyn Fn(DirectoryId) -> bool,
+        leaderless: Leaderless,
     ) {
         let image = draft.image().clone();
         let mut rules = RulesByTopic::default();
@@ -317,7 +367,15 @@ impl Controller {
                 rules: rules.of(&View { image: &image, config: &self.config }, at.topic, partition),
                 recovered: false,
             };
-            if let Some(record) = change.build() {
+            let record = change.build().filter(|record| {
+                let leader = match record.leader {
+                    Some(change) => change.leader.map(NodeId),
+                    None => partition.leader,
+                };
+                let is_led = leader.is_some_and(|leader| partition.isr.contains(&leader));
+                leaderless == Leaderless::Allowed || is_led
+            });
+            if let Some(record) = record {
                 draft.add_alone(record);
             }
         }
@@ -330,7 +388,7 @@ impl Controller {
         if !broker.directories.iter().any(|directory| failed(*directory)) {
             return;
         }
-        self.relieve(draft, broker.id, Some(broker.id), &failed);
+        self.relieve(draft, broker.id, Some(broker.id), &failed, Leaderless::Allowed);
         if let Some(mut change) = change_of(draft, broker.id) {
             let online = broker.directories.iter().copied().filter(|d| !failed(*d));
             change.log_dirs = Some(online.collect());

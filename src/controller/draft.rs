@@ -69,6 +69,12 @@ impl Draft {
         self.delta.after()
     }
 
+    /// The index of the next entry after those of this draft, as far as this node knows.
+    pub(super) fn next_index(&self) -> u64 {
+        let open = u64::from(!self.open.is_empty());
+        self.image().applied_index() + self.batches.len() as u64 + open + 1
+    }
+
     /// Adds the records of one element, which stay together.
     ///
     /// # Errors

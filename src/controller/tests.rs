@@ -35,6 +35,7 @@ use crate::{
 
 mod directories;
 mod operators;
+mod shutdown;
 
 const SESSION_MS: u64 = 9_000;
 

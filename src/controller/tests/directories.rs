@@ -54,7 +54,7 @@ fn a_failed_directory_takes_down_its_own_replicas_only() {
     assert_eq!(world.leader_and_isr("a"), (Some(2), vec![2]));
     assert_eq!(world.leader_and_isr("b"), (Some(1), vec![1, 2]));
     // The last one in sync stops: who has lost its directory must not take over.
-    world.heartbeat(2, true);
+    world.shut_down(2);
     assert_eq!(world.leader_and_isr("a").0, None);
     assert_eq!(world.leader_and_isr("b"), (Some(1), vec![1]));
     // Nor when it comes back without that directory.
@@ -111,7 +111,7 @@ fn a_replica_whose_disk_was_replaced_does_not_lead_for_what_it_was() {
     world.heartbeat(1, false);
     assert_eq!(world.assign(1, at, directory(1, 3)), 0);
     assert_eq!(world.leader_and_isr("a"), (None, vec![]));
-    world.heartbeat(1, true);
+    world.shut_down(1);
     world.start(1, world.epoch(1));
     assert_eq!(world.leader_and_isr("a"), (None, vec![]));
 }

@@ -56,7 +56,7 @@ impl World {
 fn the_preferred_replica_leads_when_asked_and_in_sync() {
     let mut world = World::with_brokers(2);
     world.create(vec![assigned("a", &[(0, &[1, 2])]), assigned("b", &[(0, &[2, 1])])]);
-    world.heartbeat(1, true);
+    world.shut_down(1);
     let epoch = world.epoch(1);
     world.start(1, epoch);
     assert_eq!(world.partition("a", 0).leader, Some(NodeId(2)));
