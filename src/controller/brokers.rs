@@ -104,9 +104,11 @@ impl Controller {
             .collect();
         for id in expired {
             if draft.image().broker(id).is_some_and(|broker| !broker.fenced) {
+                // Its lease stays until the image has it: what is decided here may be refused.
                 self.fence(&mut draft, id);
+            } else {
+                self.leases.remove(&id);
             }
-            self.leases.remove(&id);
         }
         draft.decide(())
     }
@@ -298,10 +300,12 @@ impl Controller {
                 draft.add_alone(change);
             }
         }
-        // A new controller takes what it found for what the others must know.
         let newest = draft.next_index().saturating_sub(1);
         let Some(lease) = self.leases.get_mut(&id) else { return };
-        let at = *lease.shut_down_at.get_or_insert(newest);
+        // Anew where what was decided before was refused. A new controller takes what it found for
+        // what the others must know.
+        let decided = lease.shut_down_at.filter(|_| broker.in_controlled_shutdown);
+        let at = *lease.shut_down_at.insert(decided.unwrap_or(newest));
         let knows = |other: &Broker| {
             !other.is_active() || self.leases.get(&other.id).is_some_and(|l| l.applied >= at)
         };

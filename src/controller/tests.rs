@@ -482,6 +482,22 @@ fn a_leader_whose_lease_runs_out_is_replaced_from_the_isr() {
 }
 
 #[test]
+fn a_broker_is_fenced_also_where_that_was_refused_at_first() {
+    let mut world = World::with_brokers(2);
+    world.create_one(assigned("a", &[(0, &[1, 2])]));
+    world.now_ms += SESSION_MS - 1;
+    world.heartbeat(2, false);
+    world.now_ms += 1;
+    let refused = world.controller.tick(&world.image, world.now_ms);
+    assert!(!refused.batches.is_empty());
+    assert!(world.controller.next_tick_ms().unwrap() <= world.now_ms, "it is tried again at once");
+    world.wait(0);
+    assert_eq!(world.partition("a", 0).leader, Some(NodeId(2)));
+    world.wait(0);
+    assert!(world.controller.next_tick_ms().unwrap() > world.now_ms, "there is nothing more to do");
+}
+
+#[test]
 fn the_last_in_sync_stays_eligible_and_leads_again() {
     let mut world = World::with_brokers(2);
     world.create_one(assigned("a", &[(0, &[1, 2])]));
