@@ -2,11 +2,17 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // A command's output.
 #![allow(clippy::disallowed_methods)] // It tells how long the seeds took on this machine.
 
+mod metadata;
+
 use std::{path::PathBuf, time::Instant};
 
 use anyhow::bail;
 use clap::{Parser, Subcommand};
 use raft_tests::{Options, Trace, run, story, sweep::sweep};
+
+/// The allocator of the node, so that figures of memory are the node's.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Simulates the metadata quorum and checks its promises after every event.
 #[derive(Debug, Parser)]
@@ -48,6 +54,8 @@ enum Command {
         #[arg(long)]
         rewrite: bool,
     },
+    /// Measures the metadata state machine with many partitions; with --release.
+    Metadata(metadata::Size),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -57,6 +65,7 @@ fn main() -> anyhow::Result<()> {
         Some(Command::Stories { files, rewrite }) => {
             files.iter().try_for_each(|file| story::check(file, rewrite))
         }
+        Some(Command::Metadata(size)) => metadata::measure(&size),
         None if arguments.trace => trace(&arguments),
         None => seeds(&arguments),
     }
