@@ -219,6 +219,25 @@ async fn ask(context: &Context, request: Request) -> Result<(Response, u64), Lea
     context.controllers.request(request, None, Instant::now() + PATIENCE).await
 }
 
+/// How long the controller may take to relieve a node that stops.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// Has the controller give this node's leaderships to others, where there are any, so that clients
+/// need not wait for the end of its lease.
+pub(super) async fn leave(context: &Context) {
+    let image = context.image();
+    let node = context.node_id();
+    let Some(own) = image.broker(node).filter(|broker| !broker.fenced) else { return };
+    if !image.brokers().any(|broker| broker.id != node && broker.is_active()) {
+        return;
+    }
+    match time::timeout(FAREWELL, beat(context, own.epoch, true)).await {
+        Ok(Ok(_)) => info!("the controller relieved this broker of its partitions"),
+        Ok(Err(error)) => warn!(%error, "this broker leaves without being relieved"),
+        Err(_) => warn!("this broker leaves without being relieved: the controller is not there"),
+    }
+}
+
 /// Keeps the lease of this node alive until it stops.
 pub(super) async fn heartbeat(
     context: Context,

@@ -302,7 +302,7 @@ impl Node {
         failure::watch(&self.context).await
     }
 
-    /// Ends in order: requests under way are answered, logs closed, so that the next start has
+    /// Ends in order: others lead what this node led, requests under way are answered, logs closed, so that the next start has
     /// nothing to recover.
     ///
     /// # Errors
@@ -311,6 +311,7 @@ impl Node {
         info!("stop");
         self.readiness.set(SERVING, Err("the node stops".to_owned()));
         self.stopping.send_replace(true);
+        broker::leave(&self.context).await;
         self.server.stop(DRAIN);
         let drained = async { while self.listening.join_next().await.is_some() {} };
         if time::timeout(DRAIN * 2, drained).await.is_err() {

@@ -2,7 +2,7 @@
 
 use ottla::{base::NodeId, cluster::BootstrapError};
 
-use crate::machine::{Machine, World, voters};
+use crate::machine::{Machine, World, eventually, voters};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_wait_and_are_a_cluster_once_the_voters_are_named() {
@@ -85,6 +85,10 @@ async fn a_node_whose_disk_was_replaced_neither_starts_anew_nor_counts_as_what_i
     let before = served[0].describe().await;
     let former = before.replicas.iter().find(|one| one.node == 3).unwrap().clone();
     served.pop().unwrap().stop().await;
+    // It said that it goes, so nobody waits for its lease.
+    let context = served[0].node.context();
+    let fenced = || context.image().broker(NodeId(3)).filter(|broker| broker.fenced).cloned();
+    eventually("it is fenced", fenced).await;
 
     let wiped = world.start(3, &Machine::default(), &[1, 2, 3]);
     let anew = wiped.bootstrap(&[3]).await.unwrap_err();
