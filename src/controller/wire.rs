@@ -95,6 +95,11 @@ macro_rules! apis {
 
         #[cfg(test)]
         const APIS: &[(ApiKey, i16)] = &[$((ApiKey::$name, $version)),*];
+
+        #[cfg(test)]
+        fn defaults() -> Vec<(Request, Response)> {
+            vec![$((Request::$name(Default::default()), Response::$name(Default::default()))),*]
+        }
     };
 }
 
@@ -228,7 +233,7 @@ fn head(mut bytes: &[u8]) -> Result<(ApiKey, i16), WireError> {
 #[cfg(test)]
 mod tests {
     use kafka_protocol::messages::{
-        CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest,
+        CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, ElectLeadersRequest,
         create_topics_request::CreatableTopic, create_topics_response::CreatableTopicResult,
     };
     use proptest::prelude::*;
@@ -262,6 +267,18 @@ mod tests {
         let response = CreateTopicsResponse::default().with_topics(vec![topic]);
         let response = Response::CreateTopics(response);
         assert_eq!(decode_response(encode_response(&response).unwrap()).unwrap(), response);
+    }
+
+    #[test]
+    fn every_kind_of_message_arrives() {
+        let all_partitions = ElectLeadersRequest::default().with_topic_partitions(None);
+        let null = Request::ElectLeaders(all_partitions);
+        assert_eq!(decode_request(encode_request(&null, None).unwrap()).unwrap(), (null, None));
+        for (request, response) in defaults() {
+            let bytes = encode_request(&request, None).unwrap();
+            assert_eq!(decode_request(bytes).unwrap(), (request, None));
+            assert_eq!(decode_response(encode_response(&response).unwrap()).unwrap(), response);
+        }
     }
 
     #[test]
