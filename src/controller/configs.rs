@@ -14,13 +14,16 @@ use kafka_protocol::{
 };
 
 use crate::{
-    base::NodeId,
+    base::{NodeId, TopicPartition},
     config::{self, AlterError, Alteration, Change, Operation, Target},
     controller::{
         Decision, View,
         draft::{Draft, Refusal, wire},
     },
-    metadata::{ConfigResource, ConfigResourceType, Record, records::ConfigRecord},
+    metadata::{
+        ConfigResource, ConfigResourceType, Record,
+        records::{ConfigRecord, PartitionChangeRecord},
+    },
 };
 
 pub(super) fn alter_incrementally(
@@ -97,6 +100,8 @@ pub(super) fn of_new_topic(
     Ok(values.into_iter().map(|(name, value)| record(&resource, name, Some(value))).collect())
 }
 
+const MIN_ISR: &str = "min.insync.replicas";
+
 enum Wanted<'a> {
     Alterations(&'a [Alteration<'a>]),
     Whole(&'a [(&'a str, Option<&'a str>)]),
@@ -109,7 +114,7 @@ fn alter_one(
     name: &str,
     wanted: &Wanted<'_>,
 ) -> Result<(), Refusal> {
-    let records = {
+    let mut records = {
         let view = view.at(draft.image());
         let (resource, target) = resolve(&view, kind, name)?;
         let current = view.image.config(&resource);
@@ -118,12 +123,52 @@ fn alter_one(
             Wanted::Whole(values) => config::replace(target, &current, layers, values),
         });
         let changes = changes.map_err(|error| refuse(&error, target))?;
+        if changes.iter().any(|change| change.name == MIN_ISR) && target == Target::Broker {
+            check_one_min_isr(&view)?;
+        }
         changes
             .into_iter()
             .map(|Change { name, value }| record(&resource, name, value))
             .collect::<Vec<_>>()
     };
+    let is_min_isr = |record: &Record| matches!(record, Record::Config(c) if c.name == MIN_ISR);
+    if records.iter().any(is_min_isr) {
+        let changes = ineligible(view, draft, &records)?;
+        records.extend(changes);
+    }
     draft.add(records)
+}
+
+/// Eligible leader replicas rest on leader and controller agreeing about the minimum (KIP-966).
+fn check_one_min_isr(view: &View<'_>) -> Result<(), Refusal> {
+    if view.image.feature("eligible.leader.replicas.version").unwrap_or(0) == 0 {
+        return Ok(());
+    }
+    let message = format!("{MIN_ISR} cannot be set for one broker: set it for all, or for topics");
+    Err(Refusal::new(ResponseError::InvalidConfig, message))
+}
+
+/// Where as many are in sync as the new minimum asks for, a leader goes on committing without those
+/// that were eligible, so they are no more: in the same entry as the setting.
+fn ineligible(view: &View<'_>, draft: &Draft, settings: &[Record]) -> Result<Vec<Record>, Refusal> {
+    let mut after = Draft::new(draft.image());
+    after.add(settings.to_vec())?;
+    let view = view.at(after.image());
+    let mut changes = Vec::new();
+    for topic in view.image.topics() {
+        for (index, partition) in &topic.partitions {
+            if partition.eligible_leader_replicas.is_empty()
+                || partition.isr.len() < view.rules(&topic.name, partition).min_isr
+            {
+                continue;
+            }
+            let at = TopicPartition { topic: topic.id, partition: *index };
+            let mut change = PartitionChangeRecord::new(at);
+            change.eligible_leader_replicas = Some(std::iter::empty().collect());
+            changes.push(change.into());
+        }
+    }
+    Ok(changes)
 }
 
 fn alteration(

@@ -80,6 +80,10 @@ impl Change<'_> {
             } else if isr.is_empty() {
                 isr = vec![leader];
                 elr.retain(|node| *node != leader);
+                if isr.len() >= self.rules.min_isr {
+                    // The minimum was lowered meanwhile: this one commits without the others.
+                    elr.clear();
+                }
             }
             last_known.clear();
         } else if let (Some(leader), true) = (before.leader, isr.is_empty()) {

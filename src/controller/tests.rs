@@ -514,6 +514,53 @@ fn the_last_in_sync_stays_eligible_and_leads_again() {
 }
 
 #[test]
+fn who_a_lower_minimum_can_do_without_is_eligible_no_more() {
+    let mut world = World::with_brokers(3);
+    world.create_one(assigned("a", &[(0, &[1, 2, 3])]));
+    let set = |world: &mut World, kind, name: &str, min_isr: &str| {
+        world.alter_config(kind, name, &[("min.insync.replicas", 0, Some(min_isr))])
+    };
+    assert_eq!(set(&mut world, 2, "a", "3"), 0);
+    assert_eq!(world.alter_isr("a", &[1]), 0);
+    assert_eq!(world.partition("a", 0).eligible_leader_replicas, nodes(&[2, 3]));
+    assert_eq!(set(&mut world, 2, "a", "2"), 0);
+    assert_eq!(world.partition("a", 0).eligible_leader_replicas, nodes(&[2, 3]));
+    let applied = world.image.applied_index();
+    assert_eq!(set(&mut world, 2, "a", "1"), 0);
+    assert_eq!(world.partition("a", 0).eligible_leader_replicas, nodes(&[]));
+    assert_eq!(world.image.applied_index(), applied + 1, "with the setting, or not at all");
+    // A default for all counts where the topic has none of its own; one for a broker cannot count.
+    assert_eq!(world.alter_config(2, "a", &[("min.insync.replicas", 1, None)]), 0);
+    assert_eq!(set(&mut world, 4, "", "2"), 0);
+    assert_eq!(world.alter_isr("a", &[1, 2]), 0);
+    assert_eq!(world.alter_isr("a", &[1]), 0);
+    assert_eq!(world.partition("a", 0).eligible_leader_replicas, nodes(&[2]));
+    assert_eq!(set(&mut world, 4, "", "1"), 0);
+    assert_eq!(world.partition("a", 0).eligible_leader_replicas, nodes(&[]));
+    assert_eq!(set(&mut world, 4, "1", "2"), ResponseError::InvalidConfig.code());
+    world.check_store();
+}
+
+#[test]
+fn a_leader_elected_under_a_lower_minimum_leaves_nobody_eligible() {
+    let mut world = World::with_brokers(2);
+    world.create_one(assigned("a", &[(0, &[1, 2])]));
+    let set = |world: &mut World, min_isr| {
+        world.alter_config(2, "a", &[("min.insync.replicas", 0, Some(min_isr))])
+    };
+    assert_eq!(set(&mut world, "2"), 0);
+    world.wait(SESSION_MS);
+    let partition = world.partition("a", 0);
+    assert_eq!((partition.leader, &partition.isr), (None, &nodes(&[])));
+    assert_eq!(partition.eligible_leader_replicas, nodes(&[1, 2]));
+    assert_eq!(set(&mut world, "1"), 0);
+    world.heartbeat(2, false);
+    let partition = world.partition("a", 0);
+    assert_eq!((partition.leader, &partition.isr), (Some(NodeId(2)), &nodes(&[2])));
+    assert_eq!(partition.eligible_leader_replicas, nodes(&[]));
+}
+
+#[test]
 fn a_leader_that_asks_for_the_isr_as_it_is_gets_a_new_partition_epoch() {
     let mut world = World::with_brokers(2);
     world.create_one(assigned("a", &[(0, &[1, 2])]));
