@@ -8,8 +8,8 @@ use kafka_protocol::{
     },
 };
 
-use super::leader::{AlterError, AlterPartition, Altered};
-use crate::base::{BrokerEpoch, LeaderEpoch, NodeId, PartitionEpoch, TopicPartition};
+use super::leader::{AlterError, AlterPartition};
+use crate::base::{BrokerEpoch, NodeId, TopicPartition};
 
 /// The request of `node`, registered as `broker_epoch`, for one partition.
 #[must_use]
@@ -40,23 +40,13 @@ pub fn request(
 ///
 /// # Errors
 /// Where the controller did not do what it was asked for, or did not say so.
-pub fn answer(
-    response: &AlterPartitionResponse,
-    at: TopicPartition,
-) -> Result<Altered, AlterError> {
+pub fn answer(response: &AlterPartitionResponse, at: TopicPartition) -> Result<(), AlterError> {
     check(response.error_code)?;
     let topic = response.topics.iter().find(|topic| topic.topic_id == at.topic.0);
     let mut partitions = topic.into_iter().flat_map(|topic| &topic.partitions);
     let partition = partitions.find(|p| p.partition_index == at.partition.0);
     let partition = partition.ok_or(AlterError::Unanswered)?;
-    check(partition.error_code)?;
-    let isr = partition.isr.iter().filter_map(|id| u32::try_from(id.0).ok()).map(NodeId);
-    Ok(Altered {
-        leader_epoch: LeaderEpoch(partition.leader_epoch),
-        partition_epoch: PartitionEpoch(partition.partition_epoch),
-        isr: isr.collect(),
-        recovering: partition.leader_recovery_state != 0,
-    })
+    check(partition.error_code)
 }
 
 fn check(code: i16) -> Result<(), AlterError> {
@@ -93,10 +83,7 @@ mod tests {
     fn response(code: i16) -> AlterPartitionResponse {
         let partition = alter_partition_response::PartitionData::default()
             .with_partition_index(2)
-            .with_error_code(code)
-            .with_leader_epoch(3)
-            .with_partition_epoch(4)
-            .with_isr(vec![BrokerId(1), BrokerId(2)]);
+            .with_error_code(code);
         let topic = alter_partition_response::TopicData::default()
             .with_topic_id(at().topic.0)
             .with_partitions(vec![partition]);
@@ -105,9 +92,7 @@ mod tests {
 
     #[test]
     fn every_answer_means_one_of_four_things() {
-        let done = answer(&response(0), at()).unwrap();
-        assert_eq!((done.leader_epoch, done.partition_epoch), (LeaderEpoch(3), PartitionEpoch(4)));
-        assert_eq!(done.isr, [1, 2].map(NodeId).into());
+        assert_eq!(answer(&response(0), at()), Ok(()));
         let meaning = |error: ResponseError| answer(&response(error.code()), at()).unwrap_err();
         assert_eq!(meaning(ResponseError::IneligibleReplica), AlterError::IneligibleReplica);
         assert_eq!(meaning(ResponseError::InvalidUpdateVersion), AlterError::Outdated);

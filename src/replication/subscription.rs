@@ -38,7 +38,8 @@ pub enum Answer {
         /// Its end in the leader's log.
         end: Offset,
     },
-    /// The follower's log ends before the leader's begins: it starts over here, and subscribes anew.
+    /// The leader's log has nothing of what the follower holds: that one starts over here, and
+    /// subscribes anew.
     StartAt(Offset),
     /// Not now, or not here.
     Refused(Refusal),
@@ -90,6 +91,8 @@ pub trait LogView {
     fn log_start_offset(&self) -> Offset;
     /// The offset that the next record gets.
     fn log_end_offset(&self) -> Offset;
+    /// The oldest epoch, or `NONE`.
+    fn first_epoch(&self) -> LeaderEpoch;
     /// The newest epoch, or `NONE`.
     fn last_epoch(&self) -> LeaderEpoch;
     /// The largest epoch not above `epoch`, and where it ends.
@@ -105,6 +108,10 @@ impl LogView for Log {
 
     fn log_end_offset(&self) -> Offset {
         Self::log_end_offset(self)
+    }
+
+    fn first_epoch(&self) -> LeaderEpoch {
+        self.leader_epochs().first().map_or(LeaderEpoch::NONE, |first| first.epoch)
     }
 
     fn last_epoch(&self) -> LeaderEpoch {

@@ -183,6 +183,10 @@ impl LogView for Epochs {
         Offset(self.end)
     }
 
+    fn first_epoch(&self) -> LeaderEpoch {
+        self.starts.first().map_or(LeaderEpoch::NONE, |(epoch, _)| LeaderEpoch(*epoch))
+    }
+
     fn last_epoch(&self) -> LeaderEpoch {
         self.starts.last().map_or(LeaderEpoch::NONE, |(epoch, _)| LeaderEpoch(*epoch))
     }

@@ -170,6 +170,15 @@ impl Follower {
         matches!(self.state, State::Following(_))
     }
 
+    /// Its subscription, answered or not.
+    #[must_use]
+    pub const fn session(&self) -> Option<Session> {
+        match self.state {
+            State::Subscribing(session, _) | State::Following(session) => Some(session),
+            State::Idle(_) | State::Cutting => None,
+        }
+    }
+
     /// The end of its log.
     #[must_use]
     pub const fn log_end_offset(&self) -> Offset {

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{AlterError, AlterPartition, Altered, Bug, Follower, Leader};
+use super::{AlterError, AlterPartition, Bug, Follower, Leader};
 use crate::base::NodeId;
 
 /// A change of the ISR under way.
@@ -32,8 +32,8 @@ enum State {
     Ask(u64),
     /// Asked, under this number.
     Asked(u64),
-    /// Refused since the partition has changed: the metadata is to say how.
-    Outdated,
+    /// Answered: the metadata is to say what the partition is like now.
+    Answered,
 }
 
 impl Leader {
@@ -68,11 +68,11 @@ impl Leader {
         })
     }
 
-    /// The answer to a question. Returns whether the high watermark rose.
+    /// The controller has answered a question. Returns whether the high watermark rose.
     pub fn handle_altered(
         &mut self,
         number: u64,
-        answer: Result<Altered, AlterError>,
+        answer: Result<(), AlterError>,
         now_ms: u64,
     ) -> bool {
         self.now_ms = now_ms;
@@ -82,17 +82,7 @@ impl Leader {
             return false;
         };
         match answer {
-            Ok(altered) if altered.leader_epoch != self.registration.leader_epoch => {
-                pending.state = State::Outdated;
-            }
-            Ok(altered) => {
-                self.pending = None;
-                self.registration.partition_epoch = altered.partition_epoch;
-                self.registration.isr = altered.isr;
-                self.registration.recovering = altered.recovering;
-                self.meet_followers();
-            }
-            Err(AlterError::Outdated) => pending.state = State::Outdated,
+            Ok(()) | Err(AlterError::Outdated) => pending.state = State::Answered,
             Err(AlterError::Unanswered) => {
                 pending.at_large = true;
                 pending.state = State::Ask(again_ms);

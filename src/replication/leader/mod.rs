@@ -30,7 +30,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use self::isr::Pending;
-pub use self::registration::{AlterError, AlterPartition, Altered, Registration};
+pub use self::registration::{AlterError, AlterPartition, Registration};
 use super::{
     Bug,
     subscription::{Answer, LogView, Progress, Refusal, Session, Subscribe},
@@ -190,7 +190,7 @@ impl Leader {
         self.epoch_start
     }
 
-    /// The registration that it acts on, the answer to its last question included.
+    /// The registration that it acts on.
     #[must_use]
     pub const fn registration(&self) -> &Registration {
         &self.registration
@@ -249,8 +249,7 @@ impl Leader {
             self.ask_ms = now_ms;
             self.meet_followers();
         } else {
-            // The controller's answer was faster than the metadata; brokers and settings are not
-            // part of an answer.
+            // Brokers and settings change by themselves.
             self.registration.min_insync_replicas = registration.min_insync_replicas;
             self.registration.active = registration.active;
         }
@@ -411,6 +410,10 @@ impl Leader {
             } else {
                 Answer::Truncate { epoch: last_epoch, end: self.log_end_offset }
             };
+        }
+        if last_epoch < log.first_epoch() {
+            // Of so early an epoch only the log start is known, and that may lie within a batch.
+            return Answer::StartAt(log.log_start_offset());
         }
         match log.end_of_epoch(last_epoch) {
             None => Answer::Refused(Refusal::LaterEpoch),

@@ -43,19 +43,6 @@ pub struct AlterPartition {
     pub isr: Vec<(NodeId, Option<BrokerEpoch>)>,
 }
 
-/// What the controller made of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Altered {
-    /// The leadership.
-    pub leader_epoch: LeaderEpoch,
-    /// Counts the changes.
-    pub partition_epoch: PartitionEpoch,
-    /// Who is in sync.
-    pub isr: BTreeSet<NodeId>,
-    /// As in [`Registration`].
-    pub recovering: bool,
-}
-
 /// Why the controller did not make the change, or may not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AlterError {

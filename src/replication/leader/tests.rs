@@ -69,15 +69,6 @@ fn asked(leader: &mut Leader, now_ms: u64) -> Option<(u64, BTreeSet<NodeId>)> {
     Some((asked.number, asked.isr.into_iter().map(|(node, _)| node).collect()))
 }
 
-fn altered(partition_epoch: i32, isr: &[u32]) -> Result<Altered, AlterError> {
-    Ok(Altered {
-        leader_epoch: EPOCH,
-        partition_epoch: PartitionEpoch(partition_epoch),
-        isr: nodes(isr),
-        recovering: false,
-    })
-}
-
 #[test]
 fn a_lone_replica_commits_what_it_acknowledges() {
     let mut leader = leader(&[1], 1, 7);
@@ -125,21 +116,25 @@ fn a_minimum_above_the_number_of_replicas_asks_for_all_of_them() {
 #[test]
 fn a_follower_goes_on_only_from_where_the_logs_agree() {
     let mut leader = leader(&[1, 2], 1, 20);
-    let log = Epochs { start: 4, end: 20, starts: vec![(0, 4), (2, 12), (3, 20)] };
+    let log = Epochs { start: 4, end: 20, starts: vec![(1, 4), (4, 12), (5, 20)] };
     let mut answer = |end, last_epoch, session| {
         leader.handle_subscribe(NodeId(2), &subscribe(2, end, last_epoch, session), &log, 1)
     };
     let truncate = |epoch, end| Answer::Truncate { epoch: LeaderEpoch(epoch), end: Offset(end) };
-    assert_eq!(answer(3, 0, 1), Answer::StartAt(Offset(4)));
-    assert_eq!(answer(12, 0, 2), Answer::Agreed);
-    assert_eq!(answer(13, 0, 3), truncate(0, 12));
+    let start_over = Answer::StartAt(Offset(4));
+    assert_eq!(answer(3, 1, 1), start_over);
+    assert_eq!(answer(12, 1, 2), Answer::Agreed);
+    assert_eq!(answer(13, 1, 3), truncate(1, 12));
     // Of an epoch that this leader never saw: by the one before.
-    assert_eq!(answer(12, 1, 4), truncate(0, 12));
-    assert_eq!(answer(20, 2, 5), Answer::Agreed);
-    assert_eq!(answer(21, 2, 6), truncate(2, 20));
+    assert_eq!(answer(12, 2, 4), truncate(1, 12));
+    assert_eq!(answer(20, 4, 5), Answer::Agreed);
+    assert_eq!(answer(21, 4, 6), truncate(4, 20));
+    // Of an epoch before all: that the log begins at 4 does not say that the epoch ends there.
+    assert_eq!(answer(4, 0, 6), start_over);
+    assert_eq!(answer(20, 0, 6), start_over);
     assert_eq!(answer(4, -1, 7), Answer::Agreed);
     assert_eq!(answer(21, -1, 8), truncate(-1, 20));
-    assert_eq!(answer(20, 4, 9), Answer::Refused(Refusal::LaterEpoch));
+    assert_eq!(answer(20, 6, 9), Answer::Refused(Refusal::LaterEpoch));
 }
 
 #[test]
@@ -220,7 +215,10 @@ fn a_follower_without_everything_for_too_long_leaves_the_isr() {
     assert_eq!(isr, nodes(&[1, 2]));
     // Until the controller has agreed, the one that lags counts.
     assert_eq!(leader.high_watermark(), Offset(9));
-    assert!(leader.handle_altered(number, altered(1, &[1, 2]), later_ms + LAG_MS + 2));
+    // The metadata says so, not the answer alone: it may come with another minimum.
+    assert!(!leader.handle_altered(number, Ok(()), later_ms + LAG_MS + 2));
+    assert_eq!(asked(&mut leader, later_ms + LAG_MS + 3), None);
+    assert!(leader.handle_registration(registration(1, &[1, 2], 1), later_ms + LAG_MS + 4));
     assert_eq!(leader.high_watermark(), Offset(10));
 }
 
@@ -256,7 +254,8 @@ fn a_follower_joins_at_the_high_watermark_and_the_start_of_the_epoch() {
     // From here on it may be in sync, so nothing commits without it.
     leader.handle_appended(Offset(10), 4);
     assert!(!leader.handle_own_acknowledged(Offset(10), 4));
-    assert!(!leader.handle_altered(question.number, altered(1, &[1, 2]), 5));
+    assert!(!leader.handle_altered(question.number, Ok(()), 5));
+    assert!(!leader.handle_registration(registration(1, &[1, 2], 1), 5));
     log.end = 10;
     assert!(pass(&mut leader, &log, 2, 6));
     assert_eq!(leader.high_watermark(), Offset(10));
@@ -298,8 +297,8 @@ fn a_question_without_an_answer_is_asked_again_as_it_was() {
     let again_ms = leader.next_deadline_ms().unwrap();
     assert_eq!(asked(&mut leader, again_ms), Some((number + 1, nodes(&[1, 2]))));
     // The late answer to the first is none to the second.
-    assert!(!leader.handle_altered(number, altered(1, &[1]), again_ms));
-    assert_eq!(leader.registration().partition_epoch, PartitionEpoch(0));
+    assert!(!leader.handle_altered(number, Err(AlterError::IneligibleReplica), again_ms));
+    assert_eq!(leader.high_watermark(), Offset(9));
 }
 
 #[test]
@@ -322,7 +321,8 @@ fn after_a_lost_answer_a_refusal_ends_nothing_before_the_epoch_has_changed() {
     let (number, isr) = asked(&mut leader, 200).unwrap();
     assert_eq!(isr, nodes(&[1]));
     assert_eq!(leader.high_watermark(), Offset(9));
-    assert!(leader.handle_altered(number, altered(1, &[1]), 201));
+    assert!(!leader.handle_altered(number, Ok(()), 201));
+    assert!(leader.handle_registration(registration(1, &[1], 1), 202));
     assert_eq!(leader.high_watermark(), Offset(10));
 }
 
@@ -334,11 +334,6 @@ fn an_outdated_question_waits_for_the_metadata() {
     leader.handle_unsubscribed(NodeId(2), Session(1), 3);
     assert!(leader.handle_registration(registration(1, &[1], 1), 4));
     assert_eq!(leader.high_watermark(), Offset(10));
-    // The answer of another leadership says nothing of this one.
-    let (mut leader, _, number) = asking();
-    let other = Altered { leader_epoch: LeaderEpoch(4), ..altered(2, &[1]).unwrap() };
-    assert!(!leader.handle_altered(number, Ok(other), 3));
-    assert_eq!(asked(&mut leader, 10 * LAG_MS), None);
 }
 
 #[test]
@@ -349,7 +344,8 @@ fn a_recovering_leader_says_that_it_has_taken_over() {
     let mut leader = Leader::new(LeaderConfig::new(NodeId(1)), recovering, start, 0);
     let (number, isr) = asked(&mut leader, 0).unwrap();
     assert_eq!(isr, nodes(&[1]));
-    leader.handle_altered(number, altered(1, &[1]), 1);
+    leader.handle_altered(number, Ok(()), 1);
+    leader.handle_registration(registration(1, &[1], 1), 1);
     assert_eq!(asked(&mut leader, 2), None);
 }
 
