@@ -13,8 +13,10 @@
 //! Nothing here reads a clock or draws a random number that does not come from the seed.
 
 pub mod check;
+mod heap;
 mod linear;
 mod machine;
+pub mod replica;
 pub mod sim;
 pub mod story;
 pub mod sweep;

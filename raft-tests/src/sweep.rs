@@ -3,7 +3,7 @@
 
 use std::{
     cell::Cell,
-    ops::Range,
+    ops::{AddAssign, Range},
     panic,
     sync::{
         Mutex, Once,
@@ -12,15 +12,15 @@ use std::{
     thread,
 };
 
-use crate::{Counts, Options, check::Violation, run};
+use crate::{Outcome, check::Violation};
 
 /// How a range of seeds went.
 #[derive(Debug, Clone, Default)]
-pub struct Sweep {
+pub struct Sweep<C> {
     /// Seeds that were run.
     pub seeds: u64,
     /// What happened in all of them.
-    pub counts: Counts,
+    pub counts: C,
     /// The seeds that broke a promise, in ascending order.
     pub broken: Vec<(u64, Violation)>,
     /// A simulation that failed by itself.
@@ -45,15 +45,15 @@ fn tell_seed_of_panics() {
 
 /// Runs the seeds on as many threads as there are cores. With `stop_early` the first broken promise
 /// ends it. `progress` is told now and then how many seeds are done.
-pub fn sweep(
+pub fn sweep<C: Default + AddAssign + Send>(
     seeds: Range<u64>,
     stop_early: bool,
-    options: impl Fn(u64) -> Options + Sync,
+    run: impl Fn(u64) -> anyhow::Result<Outcome<C>> + Sync,
     progress: impl Fn(u64) + Sync,
-) -> Sweep {
+) -> Sweep<C> {
     let next = AtomicU64::new(seeds.start);
     let stop = AtomicBool::new(false);
-    let total = Mutex::new(Sweep::default());
+    let total = Mutex::new(Sweep::<C>::default());
     tell_seed_of_panics();
     let work = || {
         while !stop.load(Ordering::Relaxed) {
@@ -62,7 +62,7 @@ pub fn sweep(
                 return;
             }
             SEED.set(seed);
-            let outcome = run(options(seed));
+            let outcome = run(seed);
             let Ok(mut total) = total.lock() else { return };
             total.seeds += 1;
             match outcome {

@@ -4,7 +4,7 @@ use raft_tests::{Options, Trace, run, sweep::sweep};
 
 #[test]
 fn every_promise_holds_over_many_seeds() {
-    let result = sweep(0..400, true, Options::new, |_| {});
+    let result = sweep(0..400, true, |seed| run(Options::new(seed)), |_| {});
     assert_eq!(result.error, None);
     assert!(result.broken.is_empty(), "{:?}", result.broken);
     // A simulation in which nothing goes wrong would prove nothing.

@@ -36,7 +36,9 @@ macro_rules! promise {
     };
 }
 
-type Checked = Result<(), Violation>;
+pub(crate) use promise;
+
+pub(crate) type Checked = Result<(), Violation>;
 
 /// Asks for leave to raise the term: (peer, incarnation, the new term).
 type Asking = (u64, u64, u64);

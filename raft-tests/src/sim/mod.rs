@@ -1,10 +1,10 @@
-//! The event heap, and what happens at each event.
+//! What happens at each event.
 
 mod admin;
 mod clients;
 mod disk;
 mod faults;
-mod network;
+pub(crate) mod network;
 pub(crate) mod node;
 mod outcome;
 mod script;
@@ -31,6 +31,7 @@ use self::{
 };
 use crate::{
     check::{Checker, Violation},
+    heap::Heap,
     linear::History,
     machine::digest_of,
 };
@@ -83,8 +84,7 @@ pub(crate) struct Sim {
     options: Options,
     rng: SmallRng,
     now_ms: u64,
-    heap: BTreeMap<(u64, u64), Event>,
-    sequence: u64,
+    heap: Heap<Event>,
     pub(crate) nodes: Vec<Node>,
     /// Nodes as they were before they lost their disks.
     graveyard: Vec<Node>,
@@ -113,7 +113,7 @@ pub(crate) struct Sim {
 ///
 /// # Errors
 /// Where the simulation itself fails; a broken promise is part of the outcome.
-pub fn run(options: Options) -> anyhow::Result<Outcome> {
+pub fn run(options: Options) -> anyhow::Result<Outcome<Counts>> {
     let mut sim = Sim::random(options)?;
     let violation = match sim.all() {
         Ok(()) => None,
@@ -206,8 +206,7 @@ impl Sim {
             options,
             rng,
             now_ms: 0,
-            heap: BTreeMap::new(),
-            sequence: 0,
+            heap: Heap::default(),
             nodes,
             graveyard: Vec::new(),
             hosts: hosts.iter().map(|host| (*host as u64 + 1, *host)).collect(),
@@ -236,7 +235,7 @@ impl Sim {
 
     fn counts(&self) -> Counts {
         Counts {
-            events: self.sequence,
+            events: self.heap.made(),
             committed: self.checker.committed_count(),
             acknowledged: self.checker.acknowledged_count(),
             calls: self.history.completed_count() as u64,
@@ -247,8 +246,7 @@ impl Sim {
     }
 
     fn at(&mut self, delay_ms: u64, event: Event) {
-        self.sequence += 1;
-        self.heap.insert((self.now_ms + delay_ms, self.sequence), event);
+        self.heap.push(self.now_ms + delay_ms, event);
     }
 
     fn draw(&mut self, range: &Range<u64>) -> u64 {
@@ -257,7 +255,7 @@ impl Sim {
 
     /// Runs until a healed cluster is well again, or has had its time.
     fn all(&mut self) -> Result<(), Failure> {
-        while let Some((time_ms, event)) = self.next() {
+        while let Some((time_ms, event)) = self.heap.pop() {
             let is_look = matches!(event, Event::Look);
             self.turn(time_ms, event)?;
             if is_look {
@@ -283,17 +281,13 @@ impl Sim {
     /// Lets `time_ms` pass.
     pub(crate) fn pass(&mut self, time_ms: u64) -> Result<(), Failure> {
         let end_ms = self.now_ms + time_ms;
-        while self.heap.first_key_value().is_some_and(|((at_ms, _), _)| *at_ms <= end_ms) {
-            if let Some((at_ms, event)) = self.next() {
+        while self.heap.next_ms().is_some_and(|at_ms| at_ms <= end_ms) {
+            if let Some((at_ms, event)) = self.heap.pop() {
                 self.turn(at_ms, event)?;
             }
         }
         self.now_ms = end_ms;
         Ok(())
-    }
-
-    fn next(&mut self) -> Option<(u64, Event)> {
-        self.heap.pop_first().map(|((time_ms, _), event)| (time_ms, event))
     }
 
     fn turn(&mut self, time_ms: u64, event: Event) -> Result<(), Failure> {
@@ -423,7 +417,7 @@ impl Sim {
             Event::Tick(at) | Event::Apply(at) | Event::StoreImage(at) => {
                 digest_of((self.digest, self.now_ms, at.node, at.incarnation))
             }
-            _ => digest_of((self.digest, self.now_ms, self.sequence)),
+            _ => digest_of((self.digest, self.now_ms, self.heap.made())),
         };
         if self.options.trace == Trace::All {
             let text = match event {

@@ -89,7 +89,7 @@ impl std::ops::AddAssign for Counts {
 
 /// How a run went.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+pub struct Outcome<C> {
     /// The promise that was broken, if any.
     pub violation: Option<Violation>,
     /// Of all events.
@@ -97,5 +97,5 @@ pub struct Outcome {
     /// The text that was to be kept.
     pub trace: Vec<String>,
     /// What happened how often.
-    pub counts: Counts,
+    pub counts: C,
 }
