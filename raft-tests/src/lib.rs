@@ -1,6 +1,6 @@
-//! A deterministic simulation of the metadata quorum.
+//! Deterministic simulations of the metadata quorum and, in [`replica`], of a partition's replicas.
 //!
-//! One seed gives one run: the production core and the production fold of the metadata, over a heap
+//! Of the quorum: one seed gives one run: the production core and the production fold of the metadata, over a heap
 //! of events in virtual time. Stores lose unsynced writes at a crash; the network loses, delays,
 //! doubles, reorders and cuts one way; nodes crash at any time, and at chosen points before and
 //! after each persist, send, apply and install; administrators add, promote, demote, replace and

@@ -1,4 +1,5 @@
-//! Runs seeds of the quorum's simulation: `cargo run --profile sim -p raft-tests -- --seeds 1000`.
+//! Runs seeds of the quorum's simulation: `cargo run --profile sim -p raft-tests -- --seeds 1000`, and
+//! with `replica` before the options, of the replicas'.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // A command's output.
 #![allow(clippy::disallowed_methods)] // It tells how long the seeds took on this machine.
 

@@ -2,7 +2,9 @@
 //!
 //! State: for each replica of this node a [`Partition`], which joins a log with what its
 //! leader knows ([`leader`], a core without I/O) and with the requests that wait for it
-//! (`waiting`). [`Partitions`] holds all of them and follows the metadata image.
+//! (`waiting`). [`Partitions`] holds all of them and follows the metadata image. What a replica does
+//! that does not lead is [`follower`], what the two say to each other [`subscription`] and [`wire`];
+//! no shell connects them yet.
 //!
 //! Invariants:
 //! - Batches of one connection are appended in the order in which they arrived.
