@@ -123,7 +123,8 @@ impl Core {
             check_quorum: true,
             pre_vote: !skips_pre_vote(&config, loaded),
             read_only_option: ReadOnlyOption::Safe,
-            batch_append: true,
+            // The library would put entries behind an empty message for another index.
+            batch_append: false,
             max_uncommitted_size: config.uncommitted_max_bytes,
             max_committed_size_per_ready: config.message_max_bytes,
             ..Config::default()
@@ -292,7 +293,9 @@ impl Core {
         let past_log = kind == MessageType::MsgHeartbeat
             && message.term >= self.raw.raft.term
             && message.commit > self.raw.raft.raft_log.last_index();
-        if kind == MessageType::MsgPropose || past_log {
+        // The library would take entries for others, and acknowledge some that it does not have.
+        let astray = kind == MessageType::MsgAppend && !follow(message.index, &message.entries);
+        if kind == MessageType::MsgPropose || past_log || astray {
             return Err(CoreError::BadMessage(kind, message.from));
         }
         // Leave to campaign for an earlier term, which the library would take for this one's.
@@ -464,6 +467,11 @@ impl Core {
         let least = self.config.election_ticks;
         self.timeout_ticks = self.rng.random_range(least..2 * least);
     }
+}
+
+/// Whether entries are those right after `index`.
+fn follow(index: u64, entries: &[Entry]) -> bool {
+    (index.saturating_add(1)..).zip(entries).all(|(index, entry)| entry.index == index)
 }
 
 #[cfg(feature = "planted-bugs")]

@@ -110,3 +110,52 @@ fn a_message_for_what_a_node_was_before_is_refused() {
     assert!(matches!(refused, Err(CoreError::Misdirected { to: 4, peer_id: 1, .. })));
     assert_eq!(core.term(), 1);
 }
+
+fn acknowledge(core: &mut Core, from: u64, index: u64) {
+    let mut acknowledgement =
+        message(MessageType::MsgAppendResponse, from, core.config.peer_id, core.term());
+    acknowledgement.index = index;
+    core.step(acknowledgement).unwrap();
+}
+
+#[test]
+fn entries_follow_the_index_that_their_message_names() {
+    let mut core = voter(1, 7);
+    while core.role() != StateRole::PreCandidate {
+        core.tick();
+    }
+    core.step(message(MessageType::MsgRequestPreVoteResponse, 2, 1, 2)).unwrap();
+    on_a_fast_disk(&mut core);
+    core.step(message(MessageType::MsgRequestVoteResponse, 2, 1, 2)).unwrap();
+    on_a_fast_disk(&mut core);
+    assert!(core.is_leader());
+    let first = core.raw.raft.raft_log.last_index();
+    for peer in [2, 3] {
+        acknowledge(&mut core, peer, first);
+    }
+    core.propose(vec![1]).unwrap();
+    let last = core.propose(vec![2]).unwrap().index;
+    on_a_fast_disk(&mut core);
+    // Peer 2 is told that they are committed; then it turns out that it may not have them.
+    acknowledge(&mut core, 3, last);
+    core.unreachable(2);
+    core.propose(vec![3]).unwrap();
+    let messages = on_a_fast_disk(&mut core);
+    let appends = messages.iter().filter(|m| m.to == 2 && !m.entries.is_empty());
+    let appends: Vec<_> = appends.map(|m| (m.index + 1, m.entries[0].index)).collect();
+    assert_eq!(appends, [(first + 1, first + 1)]);
+}
+
+#[test]
+fn entries_that_do_not_follow_their_message_are_refused() {
+    for indexes in [[1, 2], [2, 4]] {
+        let mut core = voter(1, 7);
+        let mut append = message(MessageType::MsgAppend, 2, 1, 2);
+        (append.index, append.log_term) = (1, 1);
+        let entries = indexes.map(|index| Entry { index, term: 2, ..Entry::default() });
+        append.set_entries(entries.to_vec().into());
+        let refused = core.step(append);
+        assert!(matches!(refused, Err(CoreError::BadMessage(MessageType::MsgAppend, 2))));
+        assert_eq!(core.term(), 1);
+    }
+}
