@@ -47,8 +47,13 @@ impl Published {
 
     /// Waits until the image holds the entry at `index`.
     pub async fn wait_for(&self, index: u64) {
+        self.wait_until(|image| image.applied_index() >= index).await;
+    }
+
+    /// Waits for an image of which something holds.
+    pub async fn wait_until(&self, mut holds: impl FnMut(&MetadataImage) -> bool) {
         // The sender lives in `self`, so this cannot fail.
-        let _ = self.0.subscribe().wait_for(|image| image.applied_index() >= index).await;
+        let _ = self.0.subscribe().wait_for(|image| holds(image)).await;
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
     cluster::LeaderError,
     config::{Address, NodeConfig, SecurityProtocol},
     controller::{Request, Response},
-    metadata::{CLUSTER_LISTENER, features},
+    metadata::{Broker, CLUSTER_LISTENER, features},
     net::Listener,
     observability::Readiness,
     protocol::{ResponseError, StrBytes},
@@ -220,7 +220,8 @@ async fn ask(context: &Context, request: Request) -> Result<(Response, u64), Lea
 }
 
 /// How long the controller may take to relieve a node that stops.
-const FAREWELL: Duration = Duration::from_secs(3);
+const FAREWELL: Duration = Duration::from_secs(5);
+const FAREWELL_PAUSE: Duration = Duration::from_millis(20);
 
 /// Has the controller give this node's leaderships to others, where there are any, so that clients
 /// need not wait for the end of its lease.
@@ -231,11 +232,22 @@ pub(super) async fn leave(context: &Context) {
     if !image.brokers().any(|broker| broker.id != node && broker.is_active()) {
         return;
     }
-    match time::timeout(FAREWELL, beat(context, own.epoch, true)).await {
-        Ok(Ok(_)) => info!("the controller relieved this broker of its partitions"),
+    // Fenced as soon as all others say that they know who leads instead.
+    let relieved = async {
+        while !beat(context, own.epoch, true).await? {
+            time::sleep(FAREWELL_PAUSE).await;
+        }
+        Ok::<_, RegistrationError>(())
+    };
+    match time::timeout(FAREWELL, relieved).await {
+        Ok(Ok(())) => info!("the controller relieved this broker of its partitions"),
         Ok(Err(error)) => warn!(%error, "this broker leaves without being relieved"),
-        Err(_) => warn!("this broker leaves without being relieved: the controller is not there"),
+        Err(_) => warn!("this broker leaves before all others know who leads instead"),
     }
+}
+
+fn leaves(broker: &Broker) -> bool {
+    broker.in_controlled_shutdown && !broker.fenced
 }
 
 /// Keeps the lease of this node alive until it stops.
@@ -246,6 +258,8 @@ pub(super) async fn heartbeat(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut failures = context.partitions.failures();
+    let own = context.node_id();
+    let mut told = 0;
     loop {
         let every = context.broker_config().broker_heartbeat_interval_ms;
         let every = Duration::from_millis(u64::try_from(every).unwrap_or(2_000));
@@ -254,7 +268,12 @@ pub(super) async fn heartbeat(
             () = time::sleep(every) => {}
             // The sooner others lead what was in a log directory that has failed.
             Ok(()) = failures.changed() => {}
+            // The sooner one that waits for this node to know may go.
+            () = context.published.wait_until(|image| {
+                image.applied_index() > told && image.brokers().any(|one| one.id != own && leaves(one))
+            }) => {}
         }
+        told = context.image().applied_index();
         match beat(&context, epoch, false).await {
             Ok(false) => {}
             Ok(true) => warn!("this broker is fenced"),
