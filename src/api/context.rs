@@ -174,8 +174,15 @@ impl Context {
             WireError::new(code, error.to_string())
         })?;
         // Too late is no failure: the change has happened, and is about to be seen here.
-        let _ = tokio::time::timeout_at(deadline, self.published.wait_for(index)).await;
+        let _ = tokio::time::timeout_at(deadline, self.follows(index)).await;
         Ok(response)
+    }
+
+    /// Waits until clients are served from all that this node has applied up to the entry at `index`.
+    async fn follows(&self, index: u64) {
+        self.quorum.wait_applied(index).await;
+        // An entry of the quorum's own, such as a leader's first, makes no image to wait for.
+        self.published.wait_for(self.quorum.image().applied_index()).await;
     }
 }
 

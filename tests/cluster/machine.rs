@@ -13,7 +13,7 @@ use std::{
 use ottla::{
     base::{Blocking, NodeId, SystemClock},
     cert::{self, Files, NewNode},
-    client::{Client, ClientConfig, NewTopic, TcpConnect},
+    client::{Client, ClientConfig, ClientError, NewTopic, TcpConnect},
     cluster::{BootstrapError, Cluster, Description, Founded, VotersChange, VotersError},
     config::NodeConfig,
     log::SimDir,
@@ -228,13 +228,17 @@ impl Served {
     }
 
     pub(crate) async fn create_topic(&self, name: &str) {
+        self.try_create_topic(name).await.unwrap();
+    }
+
+    pub(crate) async fn try_create_topic(&self, name: &str) -> Result<(), ClientError> {
         let topic = NewTopic {
             name: name.to_owned(),
             partitions: Some(1),
             replication_factor: Some(1),
             configs: Vec::new(),
         };
-        self.client().create_topic(&topic, false).await.unwrap();
+        self.client().create_topic(&topic, false).await.map(drop)
     }
 
     pub(crate) async fn stop(self) {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use ottla::cluster::VotersChange::{Add, Lead, Remove};
+use ottla::{
+    client::WireError,
+    cluster::VotersChange::{Add, Lead, Remove},
+};
 use tokio::time::{sleep, timeout};
 
 use crate::machine::{LONG, Machine, Served, World, voters};
@@ -30,6 +33,12 @@ async fn a_cluster_of_one_grows_to_three_voters_and_its_first_node_leaves_them()
 
     later[0].voters(Lead, 3).await.unwrap();
     assert_eq!(first.describe().await.leader, 3);
+    // A refusal writes nothing after the new leader's first entry, and waits for nothing.
+    for node in [&first, &later[1]] {
+        let asking = timeout(LONG / 6, node.try_create_topic("before")).await;
+        let refused = asking.expect("it is answered at once").unwrap_err();
+        assert_eq!(refused.wire(), Some(WireError::TopicAlreadyExists));
+    }
     first.voters(Lead, 1).await.unwrap();
 
     // The leader cannot remove itself: another takes over first.
