@@ -71,10 +71,21 @@ impl Cluster {
             let Some(leader) = leader else {
                 return Err(if unknown { LeaderError::Unknown } else { LeaderError::NoLeader });
             };
+            let is_other = |status: &std::sync::Arc<Status>| {
+                status.leader().is_some_and(|m| m.node_id != leader)
+            };
             let answer = if leader == self.node_id() {
                 Ok(Box::pin(self.serve_as_leader(ask.clone(), deadline)).await)
             } else {
-                self.ask(leader, ask.clone(), deadline).await
+                tokio::select! {
+                    biased;
+                    answer = self.ask(leader, ask.clone(), deadline) => answer,
+                    // One that hangs is not waited for once it is not the leader any more.
+                    Ok(_) = status.wait_for(is_other), if again => {
+                        unknown = true;
+                        continue;
+                    }
+                }
             };
             match answer {
                 Ok(Answer::NotLeader(_)) => {}
@@ -86,9 +97,6 @@ impl Cluster {
             if unknown && !again || Instant::now() >= deadline {
                 return Err(if unknown { LeaderError::Unknown } else { LeaderError::NoLeader });
             }
-            let is_other = |status: &std::sync::Arc<Status>| {
-                status.leader().is_some_and(|m| m.node_id != leader)
-            };
             let pause = deadline.min(Instant::now() + PAUSE);
             // Too late is as good: the same node is asked again.
             let _ = timeout_at(pause, status.wait_for(is_other)).await;
