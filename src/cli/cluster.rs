@@ -9,6 +9,7 @@ use super::{
     failure::Failure,
     operator::OperatorArgs,
     output::{Out, progress},
+    recover::{self, RecoverArgs},
 };
 use crate::node::{BootstrapRequest, VotersChangeRequest, VotersRequest};
 
@@ -47,6 +48,8 @@ pub(super) enum Quorum {
     RemoveVoter(Voter),
     /// Have a voter lead the quorum
     TransferLeader(Voter),
+    /// Go on with one survivor alone, offline, after the majority of the voters is lost for good
+    Recover(RecoverArgs),
 }
 
 #[derive(Debug, Args)]
@@ -117,6 +120,7 @@ pub(super) async fn run_quorum(
 ) -> Result<(), Failure> {
     match command {
         Quorum::Describe { operator } => describe(&operator, patience, out).await,
+        Quorum::Recover(args) => recover::run(&args, out),
         Quorum::AddVoter(voter) => {
             change(voter, VotersChangeRequest::Add, "is a voter", patience, out).await
         }

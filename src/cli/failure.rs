@@ -6,7 +6,7 @@ use super::{dev::DevError, operator::OperatorError};
 use crate::{
     cert::CertError,
     client::{BatchError, ClientError},
-    node::ProcessError,
+    node::{ProcessError, RecoverError},
 };
 
 /// A failed command.
@@ -54,6 +54,9 @@ pub(super) enum Failure {
     /// A node does not start, or did not end in order.
     #[error(transparent)]
     Node(#[from] ProcessError),
+    /// No quorum was recovered.
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
     /// Certificates cannot be made or read.
     #[error(transparent)]
     Cert(#[from] CertError),
@@ -75,7 +78,8 @@ impl Failure {
             Self::Operator(error) if error.is_unreachable() => 3,
             Self::Usage(_)
             | Self::Client(ClientError::Address(_))
-            | Self::Node(ProcessError::Config(_)) => 2,
+            | Self::Node(ProcessError::Config(_))
+            | Self::Recover(RecoverError::Process(ProcessError::Config(_))) => 2,
             Self::Client(error) | Self::Bench(error) if error.is_unreachable() => 3,
             Self::Partial { unreachable: true, .. } => 3,
             _ => 1,
@@ -140,6 +144,12 @@ pub(super) fn next_step(failure: &Failure) -> Option<String> {
             "stop the node and let it recover: it cuts a torn tail and fetches the rest anew"
         }
         Failure::Partial { .. } => "the lines above say why; the others are done",
+        Failure::Recover(RecoverError::Process(ProcessError::Store { .. })) => {
+            "is the node running? Only a stopped one is recovered"
+        }
+        Failure::Recover(RecoverError::Quorum(_)) => {
+            "'ottla quorum recover' without --confirm shows what the node holds"
+        }
         Failure::Node(ProcessError::Store { .. }) => {
             "is another node using the directory? Stop it, or name another directory"
         }

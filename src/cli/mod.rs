@@ -16,6 +16,7 @@ mod log;
 mod operator;
 mod output;
 mod produce;
+mod recover;
 mod serve;
 mod times;
 mod topic;

@@ -7,7 +7,7 @@ use super::{Cluster, snapshots};
 use crate::{
     base::NodeId,
     quorum::{
-        Configuration, Peers, SnapshotSource,
+        Configuration, Peers, SnapshotSource, life_of,
         raftpb::{Message, MessageType},
     },
     transport::{MessageClass, PeerInfo},
@@ -51,10 +51,14 @@ impl Cluster {
     }
 
     /// A message or a snapshot's header came. False where its peer id is somebody else's: a node
-    /// whose disk was replaced counts no more as what it was.
+    /// whose disk was replaced counts no more as what it was. Nor does a peer from before the quorum
+    /// was recovered.
     pub(super) fn hear(&self, from: &PeerInfo, message: &Message) -> bool {
         let Some(quorum) = self.quorum() else { return false };
         let status = quorum.status();
+        if life_of(message.from) != life_of(status.identity.peer_id) {
+            return false;
+        }
         match status.configuration.members.get(&message.from) {
             Some(member) => {
                 member.node_id == from.node_id && member.directory_id == from.directory_id

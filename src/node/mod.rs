@@ -22,6 +22,7 @@ mod membership;
 mod operator;
 mod process;
 mod readiness;
+mod recover;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -56,6 +57,7 @@ pub use failure::NodeFailure;
 pub use membership::{Beginning, ClusterSeams};
 pub use operator::{BootstrapRequest, Operator, VotersChangeRequest, VotersRequest};
 pub use process::{ProcessError, server};
+pub use recover::{FormerVoter, RecoverError, Survivor, recover};
 
 /// Everything through which a node touches the world, its listeners apart.
 pub struct Seams {

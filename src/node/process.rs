@@ -40,7 +40,7 @@ const QUEUE: usize = 1_024;
 /// How long a node that cannot go on may take to end in order.
 const STOP_MAX: Duration = Duration::from_secs(15);
 /// The metadata quorum's store, within the first log directory.
-const QUORUM_DIRECTORY: &str = "quorum";
+pub(super) const QUORUM_DIRECTORY: &str = "quorum";
 
 /// Why a process does not serve.
 #[derive(Debug, thiserror::Error)]

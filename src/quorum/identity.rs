@@ -38,6 +38,22 @@ pub struct Configuration {
     pub last_peer_id: u64,
 }
 
+/// How many peer ids a cluster gives out before it would need to be recovered. Whoever recovers a
+/// quorum goes on in the next range, so that ids which the lost voters gave out without its
+/// knowledge are not given out again.
+const PEER_IDS_PER_LIFE: u64 = 1_000_000;
+
+/// Which life of a cluster a peer belongs to: 0 for the first, one more after each recovery.
+#[must_use]
+pub const fn life_of(peer_id: u64) -> u64 {
+    peer_id / PEER_IDS_PER_LIFE
+}
+
+/// The first peer id of the life after that of `peer_id`.
+pub(super) const fn next_life(peer_id: u64) -> u64 {
+    (life_of(peer_id) + 1) * PEER_IDS_PER_LIFE + 1
+}
+
 impl Configuration {
     /// A first configuration whose members all vote.
     #[must_use]

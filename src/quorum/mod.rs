@@ -14,6 +14,7 @@
 //! - [`store`]: what must survive a restart. [`RocksStore`] on disk, [`MemStore`] in simulation.
 //! - [`driver`]: the tokio tasks around the core: one that turns the loop, one that persists, one
 //!   that applies. A flush never delays a tick.
+//! - `recovery`: makes a quorum of one survivor, offline, after the majority is lost.
 //! - [`handle`]: what the rest of the process sees.
 //!
 //! # Invariants
@@ -39,6 +40,7 @@ mod image;
 mod log_view;
 mod logger;
 mod machine;
+mod recovery;
 pub mod store;
 
 pub use self::{
@@ -50,8 +52,9 @@ pub use self::{
     handle::{
         Handle, MembersError, ProposeError, ReadError, Speculation, Status, Subscription, Update,
     },
-    identity::{Configuration, Identity, Member},
+    identity::{Configuration, Identity, Member, life_of},
     machine::{ApplyError, ImageWrite, Machine},
+    recovery::{RecoverError, Survey, recover, survey},
     store::{MemStore, RocksStore, Store, StoreError},
 };
 

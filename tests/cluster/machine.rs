@@ -49,6 +49,12 @@ pub(crate) struct Machine {
     store: Arc<MemStore>,
 }
 
+impl Machine {
+    pub(crate) fn store(&self) -> &MemStore {
+        &self.store
+    }
+}
+
 /// A node that was started, and may still wait for a cluster.
 pub(crate) struct Started {
     pub(crate) operator: Operator,

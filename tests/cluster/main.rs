@@ -5,3 +5,4 @@
 mod formation;
 mod machine;
 mod members;
+mod recovery;

@@ -205,6 +205,49 @@ fn an_unused_store_is_empty_and_is_initialized_once() {
 }
 
 #[test]
+fn a_recovered_store_keeps_image_and_tail_under_its_new_identity() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut on_disk = RocksStore::open(directory.path()).unwrap();
+    let in_memory = MemStore::new();
+    let recovered = Recovered {
+        identity: Identity { peer_id: 1_000_001, ..identity() },
+        hard_state: HardState { term: 70, commit: 7, ..HardState::default() },
+        point: Point {
+            index: 5,
+            term: 1,
+            configuration: Configuration::of_voters(BTreeMap::from([(
+                1_000_001,
+                identity().member,
+            )])),
+        },
+        tail: (6..=8).map(|index| entry(index, 2)).collect(),
+    };
+    let mut images = Vec::new();
+    for store in [&on_disk as &dyn Store, &in_memory] {
+        let mut script = started(store);
+        script.run(store, &Step::Append { back: 0, count: 9, new_term: false });
+        let keys = (0..6).map(|key| (key, Some(key))).collect();
+        script.run(store, &Step::Apply { count: 4, keys });
+        images.push(contents(store).image);
+        store.recover(&recovered).unwrap();
+    }
+    // Synced: neither a crash nor a restart takes it back.
+    in_memory.crash(0);
+    drop(on_disk);
+    on_disk = RocksStore::open(directory.path()).unwrap();
+    for (store, image) in [&on_disk as &dyn Store, &in_memory].into_iter().zip(images) {
+        let found = contents(store);
+        assert_eq!((image.len(), &found.image), (6, &image));
+        assert_eq!(found.loaded.identity, Some(recovered.identity));
+        assert_eq!(found.loaded.hard_state, recovered.hard_state);
+        assert_eq!(found.loaded.truncated, (5, 1));
+        assert_eq!(found.loaded.terms, [(6, 2)]);
+        assert_eq!(found.loaded.applied, recovered.point);
+        assert_eq!((&found.loaded.tail, &found.log), (&recovered.tail, &recovered.tail));
+    }
+}
+
+#[test]
 fn image_writes_from_before_an_installed_snapshot_are_dropped() {
     let directory = tempfile::tempdir().unwrap();
     let on_disk = RocksStore::open(directory.path()).unwrap();

@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 use raft::eraftpb::{Entry, HardState};
 
 use super::{
-    Applied, ImageReader, ImageSink, Loaded, Pairs, Point, Store, StoreError, Write, note_term,
+    Applied, ImageReader, ImageSink, Loaded, Pairs, Point, Recovered, Store, StoreError, Write,
+    note_term,
 };
 use crate::quorum::identity::{Configuration, Identity};
 
@@ -195,6 +196,21 @@ impl Store for MemStore {
                 state.hard_state.term = 1;
                 state.hard_state.commit = 1;
             }
+        });
+        let position = inner.position();
+        drop(inner);
+        self.synced(position);
+        Ok(())
+    }
+
+    fn recover(&self, recovered: &Recovered) -> Result<(), StoreError> {
+        let mut inner = self.0.lock();
+        inner.change(|state| {
+            state.identity = Some(recovered.identity);
+            state.hard_state = recovered.hard_state.clone();
+            state.truncated = (recovered.point.index, recovered.point.term);
+            state.applied = recovered.point.clone();
+            state.log = recovered.tail.iter().map(|e| (e.index, e.clone())).collect();
         });
         let position = inner.position();
         drop(inner);

@@ -96,6 +96,19 @@ pub struct Applied {
     pub writes: Vec<ImageWrite>,
 }
 
+/// What a store is to hold once its quorum was given up.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recovered {
+    /// The former identity under a new peer id.
+    pub identity: Identity,
+    /// The new hard state.
+    pub hard_state: HardState,
+    /// What the image stands for, unchanged but for the configuration.
+    pub point: Point,
+    /// All entries after `point`.
+    pub tail: Vec<Entry>,
+}
+
 /// What a store holds when a node starts.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Loaded {
@@ -157,6 +170,13 @@ pub trait Store: Send + Sync + 'static {
         identity: Identity,
         first: Option<Configuration>,
     ) -> Result<(), StoreError>;
+
+    /// Makes the store another member's: the image stays, and the log is emptied but for the tail.
+    /// One step, synced. For a node that does not run.
+    ///
+    /// # Errors
+    /// After any the store must not be used again.
+    fn recover(&self, recovered: &Recovered) -> Result<(), StoreError>;
 
     /// Makes `writes` durable, in order, with one sync.
     ///

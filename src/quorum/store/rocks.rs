@@ -18,7 +18,7 @@ use rocksdb::{
 };
 
 use super::{
-    Applied, ImageReader, ImageSink, Loaded, Point, Store, StoreError, Write, note_term,
+    Applied, ImageReader, ImageSink, Loaded, Point, Recovered, Store, StoreError, Write, note_term,
     rocks_image::RocksImage,
 };
 use crate::quorum::identity::{Configuration, Identity, stored};
@@ -242,6 +242,26 @@ impl Store for RocksStore {
                 Write { hard_state: Some(hard_state), install: Some(point), ..Write::default() };
             self.add_write(&mut batch, &mut cursor, &write)?;
         }
+        self.write(batch, true)
+    }
+
+    fn recover(&self, recovered: &Recovered) -> Result<(), StoreError> {
+        let mut cursor = self.cursor.lock();
+        let (state, point) = (self.family(STATE), &recovered.point);
+        let mut batch = WriteBatch::default();
+        batch.put_cf(state, IDENTITY, recovered.identity.to_stored().encode_to_vec());
+        batch.put_cf(state, TRUNCATED, pair(point.index, point.term));
+        self.put_point(&mut batch, point, cursor.generation);
+        batch.delete_range_cf(self.family(LOG), key(0), key(u64::MAX));
+        let write = Write {
+            hard_state: Some(recovered.hard_state.clone()),
+            entries: recovered.tail.clone(),
+            ..Write::default()
+        };
+        cursor.applied_index = point.index;
+        cursor.truncated = (point.index, point.term);
+        cursor.last_index = point.index;
+        self.add_write(&mut batch, &mut cursor, &write)?;
         self.write(batch, true)
     }
 
