@@ -7,7 +7,7 @@
 //! - a seed belongs to a cluster: the node asks its leader to be taken in, as a learner.
 //!
 //! A founding asks every seed and voter for a promise first, which is void once the next founding was
-//! promised or after [`formation::PROMISE`]; only who holds all of them names the voters. So of two
+//! promised or after ten seconds; only who holds all of them names the voters. So of two
 //! foundings that share a node at most one comes about, and one is refused that meets a node with a
 //! past. A first voter that missed the news learns them from any other.
 //!

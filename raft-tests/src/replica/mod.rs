@@ -5,7 +5,7 @@
 //! what was not synced; connections break, with frames that arrive late; questions to the controller
 //! are lost, doubled and late; nodes are cut off, paused, killed, stopped in order, or lose power, one or
 //! all at once; controllers change; records are deleted and `min.insync.replicas` is changed. After every
-//! event [`check`] holds the run against the promises; at the end everything heals, and the replicas
+//! event `check` holds the run against the promises; at the end everything heals, and the replicas
 //! must be in sync, equal, and take writes.
 //!
 //! In most runs an acknowledgement waits for the disk. In the others it does not, and then processes

@@ -10,9 +10,9 @@
 //! A new term begins only when everything in flight from the one before has come to its end.
 //!
 //! A request with an id is decided once: its answer is remembered in the entry that makes the change
-//! (see [`DecidedRequest`]), and given again. A change of several entries is not atomic. Where its
-//! controller was lost between two of them, the remainder is never made, and who asks again learns
-//! no more than that: what is there now answers neither yes nor no.
+//! (see [`crate::metadata::DecidedRequest`]), and given again. A change of several entries is not
+//! atomic. Where its controller was lost between two of them, the remainder is never made, and who
+//! asks again learns no more than that: what is there now answers neither yes nor no.
 //!
 //! Must not: decide anything itself, or answer before what the answer says is applied here.
 
