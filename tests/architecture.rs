@@ -1,5 +1,5 @@
 //! Holds the shape of `src/`: which module may import which, how long a file may grow, and that no
-//! setting claims an effect that it lacks.
+//! setting claims an effect that it lacks. And holds the documents to what is so.
 //!
 //! `ARCHITECTURE.md` says why. A change of the table below is a change of the architecture.
 
@@ -9,7 +9,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ottla::config::{BrokerConfig, TopicConfig};
+use ottla::{
+    config::{BrokerConfig, TopicConfig},
+    protocol::api::APIS,
+};
 
 /// Every module of `src/`, and what it may import besides itself. A module stands below those that
 /// it imports, so the table cannot hold a cycle.
@@ -26,7 +29,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("log", &["base", "protocol", "config"]),
     ("coordinator", &["base", "protocol", "metadata"]),
     ("group", &["base", "protocol", "metadata", "coordinator"]),
-    ("replication", &["base", "protocol", "config", "metadata", "log", "coordinator"]),
+    ("replication", &["base", "protocol", "config", "transport", "metadata", "log", "coordinator"]),
     ("net", &["base", "protocol", "config"]),
     (
         "api",
@@ -76,6 +79,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "protocol",
             "config",
             "metadata",
+            "controller",
+            "cluster",
             "log",
             "group",
             "client",
@@ -284,4 +289,76 @@ fn settings_that_claim_an_effect_are_read() {
     let keys = BrokerConfig::KEYS.iter().chain(TopicConfig::KEYS);
     let unread: Vec<_> = keys.filter(|key| !is_read(key)).collect();
     assert!(unread.is_empty(), "nothing reads {unread:?}: take them out of the struct");
+}
+
+/// The rows of the tables in a section of a document, cell by cell.
+fn rows(document: &str, section: &str) -> Vec<Vec<String>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
+    let text = fs::read_to_string(path).expect("a readable document");
+    let (_, section) = text.split_once(&format!("\n## {section}\n")).expect("the section");
+    let section = section.split("\n## ").next().unwrap_or(section);
+    let rows = section.lines().filter_map(|line| line.strip_prefix('|')?.strip_suffix('|'));
+    let cells = |row: &str| row.split('|').map(|cell| cell.trim().to_owned()).collect();
+    rows.map(cells).collect()
+}
+
+#[test]
+fn the_architecture_says_which_module_may_import_which() {
+    let rows = rows("ARCHITECTURE.md", "Modules");
+    let modules: BTreeSet<&str> = IMPORTS.iter().map(|(module, _)| *module).collect();
+    for (module, imports) in IMPORTS {
+        let row = rows.iter().find(|row| row[0] == format!("`{module}`"));
+        let said = &row.unwrap_or_else(|| panic!("{module} has no row"))[2];
+        let words = said.split(|c: char| !c.is_alphanumeric());
+        let named: BTreeSet<&str> = words.filter(|word| modules.contains(word)).collect();
+        // What stands above everything.
+        if said != "all" {
+            assert_eq!(named, imports.iter().copied().collect(), "{module}: {said}");
+        }
+    }
+}
+
+#[test]
+fn the_readme_lists_the_apis_that_are_served() {
+    let listed: BTreeSet<(String, String)> = rows("README.md", "APIs")
+        .iter()
+        .skip(2)
+        .flat_map(|row| row.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())))
+        .filter(|(name, _)| !name.is_empty())
+        .collect();
+    let served = APIS.iter().map(|api| {
+        let mut versions = api.min.to_string();
+        if api.max > api.min {
+            versions += &format!("–{}", api.max);
+        }
+        if api.advertised_min < api.min {
+            versions += &format!(" (announced from {})", api.advertised_min);
+        }
+        (format!("{:?}", api.key), versions)
+    });
+    assert_eq!(listed, served.collect());
+}
+
+/// The names of metrics in a text.
+fn metrics(text: &str) -> BTreeSet<&str> {
+    let is_part = |c: char| c == '_' || c.is_ascii_lowercase();
+    let from = text.match_indices("ottla_").map(|(at, _)| &text[at..]);
+    from.map(|rest| rest.split(|c| !is_part(c)).next().unwrap_or(rest)).collect()
+}
+
+#[test]
+fn the_dashboard_and_the_alerts_ask_for_metrics_that_exist() {
+    let sources: Vec<_> = sources().into_iter().filter(|source| !source.is_test()).collect();
+    let known: BTreeSet<&str> = sources.iter().flat_map(|source| metrics(&source.text)).collect();
+    for file in ["config/dashboard.json", "config/alerts.yml"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let text = fs::read_to_string(path).expect("a readable file");
+        let asked = metrics(&text);
+        assert!(asked.len() > 5, "{file} asks for {asked:?}");
+        for name in asked {
+            let exists = known.contains(name)
+                || name.strip_suffix("_bucket").is_some_and(|histogram| known.contains(histogram));
+            assert!(exists, "{file} asks for {name}, which no node shows");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! What decoding a message may cost, whatever is in it: no more than the guard said it would, and
 //! that is in proportion to the bytes that arrived. Bytes are counted as this thread allocates.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 #[expect(dead_code, reason = "the guard uses all of it")]
 #[path = "../src/protocol/shape/table.rs"]

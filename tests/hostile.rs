@@ -1,7 +1,7 @@
 //! A whole node on loopback under input that no honest client sends. Whatever comes, the node
 //! answers or closes that one connection, and goes on serving the others.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod common;
 #[expect(dead_code, reason = "the guard uses all of it")]

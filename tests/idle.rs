@@ -1,6 +1,6 @@
 //! Ten thousand clients that say nothing, against a node on loopback.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod common;
 

@@ -1,7 +1,7 @@
 //! What servers of Kafka's protocol get wrong, checked at a whole node: where a request is answered
 //! element by element, in which version, and what happens to what was not asked for.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod common;
 

@@ -1,12 +1,13 @@
 //! What an operator asks of the cluster as a whole: brokers that are gone, levels of features,
-//! elections, and reassignments, of which there are none to begin with.
+//! elections and reassignments.
 //!
 //! References: KIP-183, KIP-455, KIP-460, KIP-584, KIP-631.
 
 use kafka_protocol::messages::{
-    ElectLeadersRequest, ElectLeadersResponse, ListPartitionReassignmentsRequest,
-    ListPartitionReassignmentsResponse, TopicName, UnregisterBrokerRequest,
-    UnregisterBrokerResponse, UpdateFeaturesRequest, UpdateFeaturesResponse,
+    AlterPartitionReassignmentsRequest, AlterPartitionReassignmentsResponse, ElectLeadersRequest,
+    ElectLeadersResponse, ListPartitionReassignmentsRequest, ListPartitionReassignmentsResponse,
+    TopicName, UnregisterBrokerRequest, UnregisterBrokerResponse, UpdateFeaturesRequest,
+    UpdateFeaturesResponse,
     elect_leaders_response::{PartitionResult, ReplicaElectionResult},
     list_partition_reassignments_response::{
         OngoingPartitionReassignment, OngoingTopicReassignment,
@@ -101,6 +102,24 @@ pub(super) async fn elect_leaders(
             ElectLeadersResponse::default()
                 .with_error_code(whole)
                 .with_replica_election_results(named.collect())
+        }
+    }
+}
+
+/// AlterPartitionReassignments 0–1.
+pub(super) async fn alter_partition_reassignments(
+    context: &Context,
+    request: AlterPartitionReassignmentsRequest,
+) -> AlterPartitionReassignmentsResponse {
+    let timeout_ms = request.timeout_ms;
+    let asked = Request::AlterPartitionReassignments(request);
+    match context.ask_controller(asked, timeout_ms).await {
+        Ok(Response::AlterPartitionReassignments(response)) => response,
+        other => {
+            let WireError { code, message } = failure(other);
+            AlterPartitionReassignmentsResponse::default()
+                .with_error_code(code.code())
+                .with_error_message(message.map(Into::into))
         }
     }
 }

@@ -8,6 +8,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     error::WireError,
     fetch_session::{FetchSessions, Limits},
+    liveness::Departed,
     producers::ProducerIds,
 };
 use crate::{
@@ -76,7 +77,7 @@ pub struct ContextParts {
     pub partitions: Arc<Partitions>,
     /// The group coordinator.
     pub groups: Groups,
-    /// The name and address that clients reach this node under, per listener.
+    /// The ids of fetch sessions are drawn from a generator with this seed.
     pub seed: u64,
 }
 
@@ -92,6 +93,7 @@ pub struct Shared {
     config_changes: watch::Sender<()>,
     pub(super) fetch_sessions: FetchSessions,
     pub(super) producer_ids: ProducerIds,
+    pub(super) departed: Departed,
 }
 
 impl Deref for Context {
@@ -123,7 +125,15 @@ impl Context {
         let config = ArcSwap::from_pointee(config);
         let producer_ids = ProducerIds::default();
         let config_changes = watch::Sender::new(());
-        Self(Arc::new(Shared { parts, config, config_changes, fetch_sessions, producer_ids }))
+        let departed = Departed::default();
+        Self(Arc::new(Shared {
+            parts,
+            config,
+            config_changes,
+            fetch_sessions,
+            producer_ids,
+            departed,
+        }))
     }
 
     /// This node.
@@ -178,7 +188,8 @@ impl Context {
         Ok(response)
     }
 
-    /// Waits until clients are served from all that this node has applied up to the entry at `index`.
+    /// Waits until clients are served from all that this node has applied up to the entry at
+    /// `index`.
     async fn follows(&self, index: u64) {
         self.quorum.wait_applied(index).await;
         // An entry of the quorum's own, such as a leader's first, makes no image to wait for.

@@ -4,6 +4,16 @@
 
 use std::collections::BTreeSet;
 
+use kafka_protocol::messages::{
+    DescribeClusterRequest, DescribeClusterResponse, DescribeTopicPartitionsRequest,
+    DescribeTopicPartitionsResponse,
+    describe_cluster_response::DescribeClusterBroker,
+    describe_topic_partitions_request,
+    describe_topic_partitions_response::{
+        Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
+    },
+};
+
 use super::{
     Context,
     discovery::{
@@ -15,15 +25,6 @@ use crate::{
     base::PartitionIndex,
     metadata::{self, MetadataImage, Partition, Topic},
     protocol::ResponseError,
-};
-use kafka_protocol::messages::{
-    DescribeClusterRequest, DescribeClusterResponse, DescribeTopicPartitionsRequest,
-    DescribeTopicPartitionsResponse,
-    describe_cluster_response::DescribeClusterBroker,
-    describe_topic_partitions_request,
-    describe_topic_partitions_response::{
-        Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
-    },
 };
 
 /// DescribeCluster asks for the brokers; 2 would be the controllers.

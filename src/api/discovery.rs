@@ -1,11 +1,14 @@
-//! What a client asks first: ApiVersions and Metadata, which creates topics that are missing, through
-//! the controller.
+//! What a client asks first: ApiVersions and Metadata, which creates topics that are missing,
+//! through the controller.
 //!
 //! The endpoint of a broker is that of the listener which the client came in by.
 //!
 //! References: KIP-35, KIP-511, KIP-584 (features), KIP-516 (topic ids).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use kafka_protocol::messages::{
     ApiVersionsRequest, ApiVersionsResponse, BrokerId, CreateTopicsRequest, MetadataRequest,
@@ -117,7 +120,7 @@ pub(super) async fn metadata(
     version: i16,
     listener: &str,
 ) -> MetadataResponse {
-    let mut image = context.image();
+    let mut image = context.settled_image().await;
     let topics = request.topics.filter(|topics| version > 0 || !topics.is_empty());
     let config = context.broker_config();
     let mut refused = BTreeMap::new();
@@ -145,7 +148,7 @@ pub(super) async fn metadata(
     let with_operations =
         (8..=10).contains(&version) && request.include_cluster_authorized_operations;
     MetadataResponse::default()
-        .with_brokers(view.brokers())
+        .with_brokers(view.brokers(|node| context.departed_lately(node)))
         .with_cluster_id(image.cluster_id().map(|id| id.to_string().into()))
         .with_controller_id(controller_id(context))
         .with_topics(described)
@@ -291,9 +294,10 @@ struct View<'a> {
 }
 
 impl View<'_> {
-    fn brokers(&self) -> Vec<MetadataResponseBroker> {
-        let alive = self.image.brokers().filter(|broker| !broker.fenced);
-        let described = alive.filter_map(|broker| {
+    /// The brokers that are there, and those that were until lately.
+    fn brokers(&self, departed_lately: impl Fn(NodeId) -> bool) -> Vec<MetadataResponseBroker> {
+        let is_listed = |broker: &&Arc<Broker>| !broker.fenced || departed_lately(broker.id);
+        let described = self.image.brokers().filter(is_listed).filter_map(|broker| {
             let endpoint = broker.endpoint(self.listener)?;
             Some(
                 MetadataResponseBroker::default()
@@ -511,7 +515,7 @@ pub(super) mod tests {
             let view = View { image: &image, listener: "OTHER", version };
             let found = view.topics(vec![by_name("orders")], &BTreeMap::new());
             assert_eq!(found[0].partitions[0].error_code, code.code());
-            assert!(view.brokers().is_empty());
+            assert!(view.brokers(|_| false).is_empty());
         }
     }
 
@@ -522,7 +526,7 @@ pub(super) mod tests {
             let view = View { image: &image, listener: "PLAINTEXT", version };
             let asked = vec![by_name("orders"), by_name("no"), by_id(3)];
             let response = MetadataResponse::default()
-                .with_brokers(view.brokers())
+                .with_brokers(view.brokers(|_| false))
                 .with_topics(view.topics(asked, &BTreeMap::new()));
             assert_eq!(response.brokers.len(), 1);
             let response = ResponseKind::Metadata(response);

@@ -44,7 +44,10 @@ impl From<&AppendError> for WireError {
         use log::AppendError as Log;
         let code = match error {
             AppendError::NotLeader => ResponseError::NotLeaderOrFollower,
-            AppendError::NotEnoughReplicas => ResponseError::NotEnoughReplicas,
+            // The one that has clients try again where they are.
+            AppendError::NotEnoughReplicas | AppendError::OutOfTurn => {
+                ResponseError::NotEnoughReplicas
+            }
             AppendError::Log(Log::Log(error)) => return error.into(),
             AppendError::Log(Log::LargerThanSegment { .. }) => ResponseError::RecordListTooLarge,
             AppendError::Log(Log::InvalidProducerEpoch { .. }) => {
@@ -70,6 +73,7 @@ impl From<&FetchError> for WireError {
             FetchError::NotLeader => ResponseError::NotLeaderOrFollower,
             FetchError::UnknownLeaderEpoch => ResponseError::UnknownLeaderEpoch,
             FetchError::FencedLeaderEpoch => ResponseError::FencedLeaderEpoch,
+            FetchError::OffsetNotAvailable => ResponseError::OffsetNotAvailable,
             FetchError::Log(error) => return error.into(),
         };
         Self::new(code, error.to_string())

@@ -7,25 +7,26 @@ use std::{io, os::fd::BorrowedFd, sync::Arc, time::Duration};
 
 use kafka_protocol::messages::{
     FetchRequest, TopicName,
-    fetch_response::{AbortedTransaction, LeaderIdAndEpoch, PartitionData},
+    fetch_response::{AbortedTransaction, LeaderIdAndEpoch, NodeEndpoint, PartitionData},
 };
 use tokio::time::{self, Instant};
 
 use super::{
     Context,
+    discovery::{NO_NODE, port},
     error::WireError,
     fetch_session::{Asked, FetchContext, PartitionKey, Reported, TopicKey},
     topics::TopicRef,
 };
 use crate::{
-    base::{LeaderEpoch, Offset},
+    base::{LeaderEpoch, NodeId, Offset},
     log::FileSlice,
     net::RecordSource,
     protocol::{
         ResponseError, StrBytes,
         fetch_response::{self, FetchResponse, Partition as PartitionResponse, Topic},
     },
-    replication::{FetchWait, Fetched, Isolation, Partition, WaitGuard},
+    replication::{FetchWait, Fetched, Isolation, Partition, Source, WaitGuard},
 };
 
 /// Records of a response: they go from the file to the socket.
@@ -62,6 +63,8 @@ struct Target {
     topic: TopicRef,
     asked: Asked,
     partition: Result<Arc<Partition>, WireError>,
+    /// The replica that the client had better ask.
+    nearer: Option<NodeId>,
 }
 
 /// What one look at all partitions found.
@@ -76,13 +79,20 @@ pub(super) async fn handle(
     context: &Context,
     request: FetchRequest,
     version: i16,
+    listener: &str,
 ) -> FetchResponse<FileRecords> {
     let begun = context.fetch_sessions.begin(&request, version, context.clock.wall_ms());
     let session = match begun {
         Ok(session) => session,
         Err(error) => return FetchResponse::error(error.code()),
     };
-    let targets = targets(context, &request, &session, version);
+    // Earlier versions do not know that a follower may answer (KIP-392).
+    let source = if version >= 11 { Source::AnyReplica } else { Source::Leader };
+    let mut targets = targets(context, &request, &session, version, source);
+    if targets.iter().any(|target| is_early(&target.partition)) {
+        context.hear_all().await;
+        targets = self::targets(context, &request, &session, version, source);
+    }
     let plan = Plan {
         max_bytes: usize::try_from(request.max_bytes.min(context.broker_config().fetch_max_bytes))
             .unwrap_or(0),
@@ -90,11 +100,27 @@ pub(super) async fn handle(
             1 => Isolation::ReadCommitted,
             _ => Isolation::ReadUncommitted,
         },
+        source,
     };
     let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0);
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
     let look = plan.wait(&targets, min_bytes, Instant::now() + wait).await;
-    respond(context, &session, targets, look.results)
+    let moved = targets.iter().zip(&look.results).filter(|(_, result)| {
+        result.as_ref().is_err_and(|error| error.code == ResponseError::NotLeaderOrFollower)
+    });
+    let moved: Vec<_> = moved.map(|(target, _)| (target.topic.clone(), target.key.1)).collect();
+    if !moved.is_empty() {
+        context.hear_of_resignations(&moved).await;
+    }
+    respond(context, &session, targets, look.results, listener)
+}
+
+/// Whether it may be that this node has not heard yet of what the client knows.
+fn is_early(found: &Result<Arc<Partition>, WireError>) -> bool {
+    found.as_ref().is_err_and(|error| {
+        let code = error.code;
+        matches!(code, ResponseError::NotLeaderOrFollower | ResponseError::UnknownLeaderEpoch)
+    })
 }
 
 fn targets(
@@ -102,6 +128,7 @@ fn targets(
     request: &FetchRequest,
     session: &FetchContext,
     version: i16,
+    source: Source,
 ) -> Vec<Target> {
     let replica =
         if version >= 15 { request.replica_state.replica_id.0 } else { request.replica_id.0 };
@@ -117,14 +144,21 @@ fn targets(
             // Replicas stream over the cluster plane; on this one nobody can prove to be one.
             Err(ResponseError::TopicAuthorizationFailed.into())
         } else {
-            context.leader_partition(&topic, key.1)
+            context.readable_partition(&topic, key.1, source)
         };
         let partition = partition.and_then(|partition| {
             let believed = LeaderEpoch(asked.current_leader_epoch);
-            partition.check_leader_epoch(believed).map_err(|error| WireError::from(&error))?;
+            let checked = partition.check_leader_epoch(believed, source);
+            checked.map_err(|error| WireError::from(&error))?;
             Ok(partition)
         });
-        Target { key: key.clone(), topic, asked: asked.clone(), partition }
+        let nearer = match &partition {
+            Ok(partition) if version >= 11 => {
+                context.nearer_replica(partition, &request.rack_id, Offset(asked.fetch_offset))
+            }
+            _ => None,
+        };
+        Target { key: key.clone(), topic, asked: asked.clone(), partition, nearer }
     };
     session.partitions.iter().map(target).collect()
 }
@@ -133,12 +167,16 @@ fn targets(
 struct Plan {
     max_bytes: usize,
     isolation: Isolation,
+    source: Source,
 }
 
 impl Plan {
     async fn wait(&self, targets: &[Target], min_bytes: usize, deadline: Instant) -> Look {
         let mut look = self.look(targets);
-        let done = |look: &Look| look.failed || look.bytes >= min_bytes || targets.is_empty();
+        let is_sent_on = targets.iter().any(|target| target.nearer.is_some());
+        let done = |look: &Look| {
+            look.failed || is_sent_on || look.bytes >= min_bytes || targets.is_empty()
+        };
         if done(&look) || deadline <= Instant::now() {
             return look;
         }
@@ -172,9 +210,12 @@ impl Plan {
                     let left = self.max_bytes.saturating_sub(look.bytes);
                     let left = u32::try_from(left).unwrap_or(u32::MAX);
                     let asked = u32::try_from(target.asked.max_bytes).unwrap_or(0);
+                    // Who is sent elsewhere gets its records there.
+                    let left = if target.nearer.is_some() { 0 } else { left.min(asked) };
+                    let at_least_one = look.bytes == 0 && target.nearer.is_none();
                     let from = Offset(target.asked.fetch_offset);
                     partition
-                        .fetch(from, left.min(asked), look.bytes == 0, self.isolation)
+                        .fetch(from, left, at_least_one, self.isolation, self.source)
                         .map_err(|error| WireError::from(&error))
                 }
             };
@@ -195,6 +236,7 @@ fn respond(
     session: &FetchContext,
     targets: Vec<Target>,
     results: Vec<Result<Fetched, WireError>>,
+    listener: &str,
 ) -> FetchResponse<FileRecords> {
     let mut served = Vec::with_capacity(targets.len());
     let mut answers = Vec::with_capacity(targets.len());
@@ -210,6 +252,13 @@ fn respond(
         answers.push((target.topic, answer));
     }
     let mention = context.fetch_sessions.finish(session, &served);
+    let leaders = answers.iter().map(|(_, answer)| answer.data.current_leader.leader_id);
+    let node_endpoints = context.endpoints(leaders, listener, |node, endpoint| {
+        NodeEndpoint::default()
+            .with_node_id(node.wire().into())
+            .with_host(endpoint.host.clone().into())
+            .with_port(port(endpoint))
+    });
     let mut topics: Vec<Topic<FileRecords>> = Vec::new();
     for ((topic, answer), mention) in answers.into_iter().zip(mention) {
         if !mention {
@@ -229,7 +278,7 @@ fn respond(
         error_code: 0,
         session_id: session.session_id,
         topics,
-        node_endpoints: Vec::new(),
+        node_endpoints,
     }
 }
 
@@ -250,7 +299,10 @@ fn partition_response(
                 .with_high_watermark(fetched.high_watermark.0)
                 .with_last_stable_offset(fetched.last_stable_offset.0)
                 .with_log_start_offset(fetched.log_start_offset.0)
-                .with_aborted_transactions(Some(aborted.collect()));
+                .with_aborted_transactions(Some(aborted.collect()))
+                .with_preferred_read_replica(
+                    target.nearer.map_or(NO_NODE, |node| node.wire().into()),
+                );
             PartitionResponse { data, records: fetched.records.map(FileRecords) }
         }
         Err(error) => {

@@ -2,11 +2,12 @@
 //!
 //! A consumer that fetches the same partitions again and again names them once: the session
 //! remembers them, later requests carry only what changed, and later responses only the partitions
-//! with something new. This module owns the sessions of one node. It does no I/O and reads no clock.
+//! with something new. This module owns the sessions of one node. It does no I/O and reads no
+//! clock.
 //!
 //! Invariants:
-//! - A session answers the epochs 1, 2, 3, … in this order and no other; a repeated or skipped epoch
-//!   is refused, so that both sides always agree on the set of partitions.
+//! - A session answers the epochs 1, 2, 3, … in this order and no other; a repeated or skipped
+//!   epoch is refused, so that both sides always agree on the set of partitions.
 //! - The cache never holds more sessions than it has slots.
 
 use std::sync::Arc;

@@ -155,7 +155,11 @@ impl Api {
         };
         match request.body {
             RequestKind::Produce(body) => {
-                let outcome = produce::start(context, body, version);
+                // What comes after it on its connection waits as well, so that the order is kept.
+                if produce::is_early(context, &body, version) {
+                    context.hear_all().await;
+                }
+                let outcome = produce::start(context, body, version, &connection.listener);
                 Started::later(async move {
                     match outcome.await {
                         Ok(Some(response)) => envelope.reply(&ResponseKind::Produce(response)),
@@ -167,9 +171,18 @@ impl Api {
                 })
             }
             RequestKind::Fetch(body) => {
-                let context = context.clone();
+                let (context, listener) = (context.clone(), connection.listener.clone());
                 Started::later(async move {
-                    envelope.reply_fetch(fetch::handle(&context, body, version).await)
+                    let response = fetch::handle(&context, body, version, &listener).await;
+                    envelope.reply_fetch(response)
+                })
+            }
+            // It may wait for a broker to be fenced, and nothing of its connection waits with it.
+            RequestKind::Metadata(body) => {
+                let (context, listener) = (context.clone(), connection.listener.clone());
+                Started::later(async move {
+                    let response = discovery::metadata(&context, body, version, &listener).await;
+                    envelope.reply(&ResponseKind::Metadata(response))
                 })
             }
             RequestKind::JoinGroup(body) => {
@@ -206,9 +219,6 @@ async fn answer(
     let groups = &context.groups;
     Some(match request {
         Q::ApiVersions(r) => A::ApiVersions(discovery::api_versions(context, &r, version)),
-        Q::Metadata(r) => {
-            A::Metadata(discovery::metadata(context, r, version, &connection.listener).await)
-        }
         Q::FindCoordinator(r) => A::FindCoordinator(
             coordinators::find_coordinator(context, r, version, &connection.listener).await,
         ),
@@ -243,6 +253,9 @@ async fn answer(
             A::UpdateFeatures(cluster::update_features(context, r, version).await)
         }
         Q::ElectLeaders(r) => A::ElectLeaders(cluster::elect_leaders(context, r, version).await),
+        Q::AlterPartitionReassignments(r) => {
+            A::AlterPartitionReassignments(cluster::alter_partition_reassignments(context, r).await)
+        }
         Q::ListPartitionReassignments(r) => A::ListPartitionReassignments(
             cluster::list_partition_reassignments(&context.image(), &r),
         ),
@@ -253,6 +266,9 @@ async fn answer(
         Q::DeleteRecords(r) => A::DeleteRecords(offsets::delete_records(context, r).await),
         Q::InitProducerId(r) => A::InitProducerId(producers::init_producer_id(context, &r).await),
         Q::DescribeProducers(r) => A::DescribeProducers(producers::describe_producers(context, r)),
+        Q::AlterReplicaLogDirs(r) => {
+            A::AlterReplicaLogDirs(log_dirs::alter_replica_log_dirs(context, r).await)
+        }
         Q::DescribeLogDirs(r) => {
             A::DescribeLogDirs(log_dirs::describe_log_dirs(context, r, version).await)
         }

@@ -21,6 +21,8 @@ mod fetch;
 mod fetch_session;
 pub mod groups;
 mod handler;
+mod leadership;
+mod liveness;
 mod log_dirs;
 mod offsets;
 mod produce;

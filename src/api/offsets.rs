@@ -16,12 +16,12 @@ use uuid::Uuid;
 use super::{Context, error::WireError, topics::TopicRef};
 use crate::{
     base::{HashMap, LeaderEpoch, Offset, PartitionIndex},
-    log::{LogError, TimestampBatch},
+    log::TimestampBatch,
     protocol::{
         ResponseError, StrBytes,
         batch::{Batch, RecordLimits},
     },
-    replication::{Isolation, Partition},
+    replication::{FetchError, Isolation, Partition, Source},
 };
 
 /// The timestamps that stand for something else (KIP-79, KIP-734, KIP-405, KIP-1005).
@@ -90,7 +90,16 @@ fn list_offsets_answer(
             let answer = answer.with_offset(found.offset).with_timestamp(found.timestamp_ms);
             if version >= 4 { answer.with_leader_epoch(found.leader_epoch.0) } else { answer }
         }
-        Err(error) => answer.with_error_code(error.code.code()).with_offset(-1).with_timestamp(-1),
+        Err(error) => {
+            // Clients of earlier versions know another code for "soon".
+            let code = match error.code {
+                ResponseError::OffsetNotAvailable if version < 5 => {
+                    ResponseError::LeaderNotAvailable
+                }
+                code => code,
+            };
+            answer.with_error_code(code.code()).with_offset(-1).with_timestamp(-1)
+        }
     }
 }
 
@@ -102,23 +111,24 @@ async fn list_offset(
 ) -> Result<Found, WireError> {
     let partition = context.leader_partition(topic, PartitionIndex(asked.partition_index))?;
     let believed = LeaderEpoch(asked.current_leader_epoch);
-    let epoch = partition.check_leader_epoch(believed).map_err(|error| WireError::from(&error))?;
-    let end = partition.visible_end(isolation).ok_or(ResponseError::NotLeaderOrFollower)?;
+    let epoch = partition.check_leader_epoch(believed, Source::Leader);
+    let epoch = epoch.map_err(|error| WireError::from(&error))?;
+    let end = || partition.visible_end(isolation).map_err(|error| WireError::from(&error));
     let log = partition.log();
     let at = |offset: Offset| Found { offset: offset.0, timestamp_ms: -1, leader_epoch: epoch };
     Ok(match asked.timestamp {
-        special::LATEST => at(end),
+        special::LATEST => at(end()?),
         special::EARLIEST | special::EARLIEST_LOCAL => {
             let start = log.log_start_offset();
             Found { leader_epoch: epoch_at(&partition, start), ..at(start) }
         }
         special::LATEST_TIERED => NOTHING,
         special::MAX_TIMESTAMP => match log.max_timestamp() {
-            Some(max) => by_timestamp(context, &partition, max.timestamp_ms, end).await?,
+            Some(max) => by_timestamp(context, &partition, max.timestamp_ms, end()?).await?,
             None => NOTHING,
         },
         timestamp_ms if timestamp_ms >= 0 => {
-            by_timestamp(context, &partition, timestamp_ms, end).await?
+            by_timestamp(context, &partition, timestamp_ms, end()?).await?
         }
         _ => return Err(ResponseError::UnsupportedVersion.into()),
     })
@@ -138,8 +148,9 @@ async fn by_timestamp(
     timestamp_ms: i64,
     end: Offset,
 ) -> Result<Found, WireError> {
-    let log = Arc::clone(partition.log());
-    let look = move || match log.batch_for_timestamp(timestamp_ms) {
+    let partition = Arc::clone(partition);
+    let batch = move || partition.with_log(|log| log.batch_for_timestamp(timestamp_ms));
+    let look = move || match batch() {
         Ok(Some(batch)) => Ok(Some(first_record(&batch, timestamp_ms))),
         Ok(None) => Ok(None),
         Err(error) => Err(WireError::from(&error)),
@@ -191,7 +202,7 @@ pub(super) fn offset_for_leader_epoch(
                 .and_then(|partition| {
                     let believed = LeaderEpoch(asked.current_leader_epoch);
                     partition
-                        .check_leader_epoch(believed)
+                        .check_leader_epoch(believed, Source::Leader)
                         .map_err(|error| WireError::from(&error))?;
                     Ok(partition.log().offset_for_leader_epoch(LeaderEpoch(asked.leader_epoch)))
                 });
@@ -251,17 +262,16 @@ async fn delete_before(
     if policy.compact && !policy.delete {
         return Err(ResponseError::PolicyViolation.into());
     }
-    let high_watermark = partition.high_watermark().ok_or(ResponseError::NotLeaderOrFollower)?;
-    let to = if offset == -1 { high_watermark } else { Offset(offset) };
-    if to < Offset::ZERO {
+    let to = (offset != -1).then_some(Offset(offset));
+    if to.is_some_and(|to| to < Offset::ZERO) {
         return Err(ResponseError::OffsetOutOfRange.into());
     }
     let partitions = Arc::clone(&context.partitions);
     let delete = move || {
-        let start = partition.log().delete_records(to, high_watermark)?;
+        let start = partition.delete_records(to)?;
         // Deleted records stay deleted, also over a crash.
         partitions.checkpoint();
-        Ok::<_, LogError>(start)
+        Ok::<_, FetchError>(start)
     };
     let deleted = context.partitions.blocking().run(delete).await;
     deleted

@@ -9,11 +9,13 @@ use bytes::Bytes;
 use futures::future::{self, Either};
 use kafka_protocol::messages::{
     ProduceRequest, ProduceResponse, TopicName,
-    produce_response::{LeaderIdAndEpoch, PartitionProduceResponse, TopicProduceResponse},
+    produce_response::{
+        LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
+    },
 };
 use tokio::{sync::oneshot, time};
 
-use super::{Context, error::WireError, topics::TopicRef};
+use super::{Context, discovery::port, error::WireError, topics::TopicRef};
 use crate::{
     base::PartitionIndex,
     log::Origin,
@@ -30,12 +32,22 @@ struct Started {
     outcome: Result<Outcome, WireError>,
 }
 
+/// Whether a request takes a replica for the leader that follows, as far as this node has heard.
+pub(super) fn is_early(context: &Context, request: &ProduceRequest, version: i16) -> bool {
+    request.topic_data.iter().any(|topic| {
+        let reference = context.topic_ref(version >= 13, topic.topic_id, &topic.name);
+        let mut partitions = topic.partition_data.iter();
+        partitions.any(|data| context.is_follower(&reference, PartitionIndex(data.index)))
+    })
+}
+
 /// Appends what a request brings. The returned future completes with the response; none is due for
 /// `acks=0`, where `Err` says that the client must learn of a failure by the end of its connection.
 pub(super) fn start(
     context: &Context,
     request: ProduceRequest,
     version: i16,
+    listener: &str,
 ) -> impl Future<Output = Result<Option<ProduceResponse>, AppendFailed>> + Send + 'static {
     let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
     let acks = match request.acks {
@@ -56,12 +68,13 @@ pub(super) fn start(
             started.push(Started { topic: reference.clone(), partition, outcome });
         }
     }
-    let context = context.clone();
+    let (context, listener) = (context.clone(), listener.to_owned());
     async move {
         let deadline = time::sleep(timeout);
         tokio::pin!(deadline);
         let mut topics: Vec<TopicProduceResponse> = Vec::new();
         let mut failed = false;
+        let (mut outcomes, mut moved) = (Vec::with_capacity(started.len()), Vec::new());
         for Started { topic, partition, outcome } in started {
             let outcome = match outcome {
                 Err(error) => Err(error),
@@ -76,6 +89,15 @@ pub(super) fn start(
                 },
             };
             failed |= outcome.is_err();
+            if is_moved(&outcome) {
+                moved.push((topic.clone(), partition));
+            }
+            outcomes.push((topic, partition, outcome));
+        }
+        if !moved.is_empty() {
+            context.hear_of_resignations(&moved).await;
+        }
+        for (topic, partition, outcome) in outcomes {
             let answer = answer(&context, &topic, partition, outcome);
             match topics.last_mut() {
                 Some(last) if topic.names(&last.name, last.topic_id) => {
@@ -90,11 +112,26 @@ pub(super) fn start(
             }
         }
         match (silent, failed) {
-            (false, _) => Ok(Some(ProduceResponse::default().with_responses(topics))),
+            (false, _) => {
+                let answers = topics.iter().flat_map(|topic| &topic.partition_responses);
+                let leaders = answers.map(|answer| answer.current_leader.leader_id);
+                let endpoints = context.endpoints(leaders, &listener, |node, endpoint| {
+                    NodeEndpoint::default()
+                        .with_node_id(node.wire().into())
+                        .with_host(endpoint.host.clone().into())
+                        .with_port(port(endpoint))
+                });
+                let response = ProduceResponse::default().with_responses(topics);
+                Ok(Some(response.with_node_endpoints(endpoints)))
+            }
             (true, false) => Ok(None),
             (true, true) => Err(AppendFailed),
         }
     }
+}
+
+fn is_moved<T>(outcome: &Result<T, WireError>) -> bool {
+    outcome.as_ref().is_err_and(|error| error.code == ResponseError::NotLeaderOrFollower)
 }
 
 /// An append with `acks=0` failed.

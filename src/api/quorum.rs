@@ -1,8 +1,8 @@
 //! DescribeQuorum, AddRaftVoter, RemoveRaftVoter: the metadata quorum, as Kafka's tools know it.
 //!
-//! Any node answers, and asks the quorum's leader. A voter here is a node that takes part already, as
-//! every node with the cluster's seeds does: to add one is to let it vote, and one that is removed
-//! stays a learner.
+//! Any node answers, and asks the quorum's leader. A voter here is a node that takes part already,
+//! as every node with the cluster's seeds does: to add one is to let it vote, and one that is
+//! removed stays a learner.
 //!
 //! References: KIP-595, KIP-836 and KIP-853.
 

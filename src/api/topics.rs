@@ -1,16 +1,20 @@
 //! How requests name topics, and what is found under that name.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
+use kafka_protocol::messages::BrokerId;
 use uuid::Uuid;
 
 use super::{Context, error::WireError};
 use crate::{
-    base::{LeaderEpoch, NodeId, PartitionIndex, TopicId, TopicPartition},
-    metadata,
+    base::{LeaderEpoch, NodeId, Offset, PartitionIndex, TopicId, TopicPartition},
+    metadata::{self, records::BrokerEndpoint},
     protocol::{ResponseError, StrBytes},
-    replication::Partition,
+    replication::{Partition, Source},
 };
+
+/// How the name of Kafka's selector that goes by racks ends (KIP-392).
+const RACK_AWARE: &str = "RackAwareReplicaSelector";
 
 /// A topic as a request names it: by name, or by id in newer versions.
 #[derive(Debug, Clone)]
@@ -78,6 +82,20 @@ impl Context {
         }
     }
 
+    /// The partition, if this node has a replica of it that may serve `source`.
+    pub(crate) fn readable_partition(
+        &self,
+        topic: &TopicRef,
+        partition: PartitionIndex,
+        source: Source,
+    ) -> Result<Arc<Partition>, WireError> {
+        let id = TopicPartition { topic: topic.id, partition };
+        match self.partitions.lookup(id).filter(|replica| !replica.is_offline()) {
+            Some(replica) if source == Source::AnyReplica => Ok(replica),
+            _ => self.leader_partition(topic, partition),
+        }
+    }
+
     /// Who leads a partition, as the image has it.
     pub(crate) fn current_leader(
         &self,
@@ -87,5 +105,47 @@ impl Context {
         let image = self.image();
         let partition = image.topic(topic.id)?.partition(partition)?;
         Some((partition.leader?, partition.leader_epoch))
+    }
+
+    /// Where nodes are reached through a listener, each once; for clients that are sent to them
+    /// (KIP-951).
+    pub(crate) fn endpoints<T>(
+        &self,
+        nodes: impl Iterator<Item = BrokerId>,
+        listener: &str,
+        describe: impl Fn(NodeId, &BrokerEndpoint) -> T,
+    ) -> Vec<T> {
+        let nodes: BTreeSet<NodeId> =
+            nodes.filter_map(|id| u32::try_from(id.0).ok().map(NodeId)).collect();
+        if nodes.is_empty() {
+            return Vec::new();
+        }
+        let image = self.image();
+        let found = nodes.into_iter().filter_map(|node| {
+            let endpoint = image.broker(node)?.endpoint(listener)?;
+            Some(describe(node, endpoint))
+        });
+        found.collect()
+    }
+
+    /// The replica that a consumer in `rack` had better fetch from, where the node is told to look for
+    /// one.
+    pub(crate) fn nearer_replica(
+        &self,
+        partition: &Partition,
+        rack: &str,
+        from: Offset,
+    ) -> Option<NodeId> {
+        if rack.is_empty() {
+            return None;
+        }
+        let config = self.broker_config();
+        config.replica_selector_class.as_deref().filter(|class| class.ends_with(RACK_AWARE))?;
+        let image = self.image();
+        let is_near = |node: NodeId| {
+            let broker = image.broker(node).filter(|broker| !broker.fenced);
+            broker.is_some_and(|broker| broker.rack.as_deref() == Some(rack))
+        };
+        partition.nearest(is_near, from)
     }
 }

@@ -33,6 +33,19 @@ enum Kind {
 struct Simulated {
     rng: parking_lot::Mutex<SmallRng>,
     slowest: Duration,
+    further: FurtherDelay,
+}
+
+/// By how much a simulated disk takes longer than usual. Clones share it, so that it may change
+/// while jobs come.
+#[derive(Debug, Clone, Default)]
+pub struct FurtherDelay(Arc<parking_lot::Mutex<Duration>>);
+
+impl FurtherDelay {
+    /// By how much each job from now on takes longer.
+    pub fn set(&self, delay: Duration) {
+        *self.0.lock() = delay;
+    }
 }
 
 impl Simulated {
@@ -73,8 +86,14 @@ impl Blocking {
     /// answers up to `slowest` after it ran. For a simulation with virtual time.
     #[must_use]
     pub fn simulated(seed: u64, slowest: Duration) -> Self {
+        Self::slowed(seed, slowest, FurtherDelay::default())
+    }
+
+    /// As [`Self::simulated`], each job `further` later than that.
+    #[must_use]
+    pub fn slowed(seed: u64, slowest: Duration, further: FurtherDelay) -> Self {
         let rng = parking_lot::Mutex::new(SmallRng::seed_from_u64(seed));
-        Self(Kind::Simulated(Arc::new(Simulated { rng, slowest })))
+        Self(Kind::Simulated(Arc::new(Simulated { rng, slowest, further })))
     }
 
     /// Runs `job` and returns what it returned. Waits for room in the queue.
@@ -91,7 +110,8 @@ impl Blocking {
         match &self.0 {
             Kind::Inline => Ok(job()),
             Kind::Simulated(disk) => {
-                let (before, after) = (disk.delay(), disk.delay());
+                let further = *disk.further.0.lock();
+                let (before, after) = (disk.delay() + further, disk.delay());
                 // A task of its own: who asked may stop waiting, the job runs all the same.
                 let job = tokio::spawn(async move {
                     time::sleep(before).await;

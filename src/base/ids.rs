@@ -159,7 +159,8 @@ identifier! {
     DirectoryId
 }
 identifier! {
-    /// Made when a topic is created (KIP-516): a topic made again under the same name is another one.
+    /// Made when a topic is created (KIP-516): a topic made again under the same name is another
+    /// one.
     TopicId
 }
 

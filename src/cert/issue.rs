@@ -1,5 +1,5 @@
-//! Makes certificates. Keys are Ed25519: small, and their signatures are always of one size, so that
-//! a handshake takes the same packets every time.
+//! Makes certificates. Keys are Ed25519: small, and their signatures are always of one size, so
+//! that a handshake takes the same packets every time.
 
 use std::net::IpAddr;
 

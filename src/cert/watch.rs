@@ -27,9 +27,9 @@ pub struct WatchConfig {
 
 /// Looks at certificate files now and then, and whenever it is told to.
 ///
-/// New files are taken up once they have not changed from one look to the next, so that a key and its
-/// certificate need not be replaced at the same instant; at once where [`Watch::check`] asks. Files that
-/// cannot be used are reported once, and what was in use stays in use.
+/// New files are taken up once they have not changed from one look to the next, so that a key and
+/// its certificate need not be replaced at the same instant; at once where [`Watch::check`] asks.
+/// Files that cannot be used are reported once, and what was in use stays in use.
 #[derive(Debug)]
 pub struct Watch {
     config: WatchConfig,

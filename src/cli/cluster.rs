@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use clap::{Args, Subcommand};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::{
     failure::Failure,
@@ -11,12 +11,20 @@ use super::{
     output::{Out, progress},
     recover::{self, RecoverArgs},
 };
-use crate::node::{BootstrapRequest, VotersChangeRequest, VotersRequest};
+use crate::{
+    cluster::{
+        BrokerState, BrokerSummary, ClusterSummary, FoundingSummary, LagFigures, MemberRole,
+        MovesSummary, NodeFigures, QuorumSummary,
+    },
+    node::{BootstrapRequest, VotersChangeRequest, VotersRequest},
+};
 
-/// How long a node looks for the others and for the first leader.
-const BOOTSTRAP_PATIENCE: Duration = Duration::from_secs(30);
-/// How often progress is looked at.
+/// How often a node is asked how far a change is, which it does not tell by itself.
 const LOOK: Duration = Duration::from_millis(200);
+/// How much longer than the node may take to wait for it, so that its own word on it arrives.
+const MARGIN: Duration = Duration::from_secs(1);
+/// How long other nodes may take to say how they are.
+const OTHERS: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Cluster {
@@ -28,7 +36,7 @@ pub(super) enum Cluster {
         #[arg(long, required = true, value_delimiter = ',', value_name = "ID,…")]
         voters: Vec<u32>,
     },
-    /// Show how a node stands: whether it belongs to a cluster, and who leads there
+    /// Show how a node stands, and what each node of its cluster holds and how far it is behind
     Status {
         #[command(flatten)]
         operator: OperatorArgs,
@@ -63,53 +71,19 @@ pub(super) struct Voter {
     operator: OperatorArgs,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Founded {
-    cluster_id: String,
-    voters: Vec<u32>,
-    unconfirmed: Vec<u32>,
-    leader: Option<u32>,
-}
-
-/// How a node stands.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Standing {
-    node: u32,
-    directory: String,
-    pub(super) member: bool,
-    cluster_id: Option<String>,
-    peer: Option<u64>,
-    leader: Option<u32>,
-    applied: u64,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Description {
-    leader: u32,
-    term: u64,
-    committed: u64,
-    changing: bool,
-    members: Vec<Member>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Member {
-    node: u32,
-    peer: u64,
-    directory: String,
-    role: String,
-    log_end: u64,
-    behind: u64,
-    active: bool,
-}
-
 #[derive(Deserialize)]
 struct Done {}
 
-pub(super) async fn run(command: Cluster, out: &mut Out) -> Result<(), Failure> {
+pub(super) async fn run(
+    command: Cluster,
+    patience: Duration,
+    out: &mut Out,
+) -> Result<(), Failure> {
     match command {
-        Cluster::Bootstrap { operator, voters } => bootstrap(&operator, &voters, out).await,
-        Cluster::Status { operator } => status(&operator, out).await,
+        Cluster::Bootstrap { operator, voters } => {
+            bootstrap(&operator, &voters, patience, out).await
+        }
+        Cluster::Status { operator } => status(&operator, patience, out).await,
     }
 }
 
@@ -120,7 +94,7 @@ pub(super) async fn run_quorum(
 ) -> Result<(), Failure> {
     match command {
         Quorum::Describe { operator } => describe(&operator, patience, out).await,
-        Quorum::Recover(args) => recover::run(&args, out),
+        Quorum::Recover(args) => recover::run(&args, out).await,
         Quorum::AddVoter(voter) => {
             change(voter, VotersChangeRequest::Add, "is a voter", patience, out).await
         }
@@ -133,7 +107,12 @@ pub(super) async fn run_quorum(
     }
 }
 
-async fn bootstrap(operator: &OperatorArgs, voters: &[u32], out: &mut Out) -> Result<(), Failure> {
+async fn bootstrap(
+    operator: &OperatorArgs,
+    voters: &[u32],
+    patience: Duration,
+    out: &mut Out,
+) -> Result<(), Failure> {
     let named: BTreeSet<u32> = voters.iter().copied().collect();
     if named.len() < voters.len() {
         return Err(Failure::usage("--voters names a node twice"));
@@ -144,24 +123,24 @@ async fn bootstrap(operator: &OperatorArgs, voters: &[u32], out: &mut Out) -> Re
         eprintln_people(out, text)?;
     }
     let request = BootstrapRequest { voters: named };
-    let founded: Founded =
-        operator.post("/cluster/bootstrap", &request, BOOTSTRAP_PATIENCE).await?;
+    let founded: FoundingSummary = operator.post("/cluster/bootstrap", &request, patience).await?;
     if out.is_json() {
         return out.json(&founded);
     }
-    out.note(&format!(
-        "cluster {} is there, with voters {:?}",
-        founded.cluster_id, founded.voters
-    ))?;
-    if !founded.unconfirmed.is_empty() {
-        let text =
-            format!("voters {:?} have yet to confirm; they do by themselves", founded.unconfirmed);
-        out.note(&text)?;
+    let FoundingSummary { cluster_id, voters, unconfirmed, leader } = founded;
+    out.note(&format!("cluster {cluster_id} is there, with voters {}", listed(&voters)))?;
+    if !unconfirmed.is_empty() {
+        let unconfirmed = listed(&unconfirmed);
+        out.note(&format!("voters {unconfirmed} have yet to confirm; they do by themselves"))?;
     }
-    match founded.leader {
+    match leader {
         Some(leader) => out.note(&format!("node {leader} leads its metadata quorum")),
         None => out.note("no leader yet: see `ottla cluster status`, and the nodes' logs"),
     }
+}
+
+fn listed(nodes: &[u32]) -> String {
+    nodes.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn eprintln_people(out: &Out, text: &str) -> Result<(), Failure> {
@@ -172,18 +151,132 @@ fn eprintln_people(out: &Out, text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn status(operator: &OperatorArgs, out: &mut Out) -> Result<(), Failure> {
-    let standing: Standing = operator.get("/cluster", LOOK * 25).await?;
+async fn status(operator: &OperatorArgs, patience: Duration, out: &mut Out) -> Result<(), Failure> {
+    // A node that does not answer is shown as such, and so not waited for as long as this one.
+    let others = patience.min(OTHERS);
+    let path = format!("/cluster/status?timeout_ms={}", others.as_millis());
+    let summary: ClusterSummary = operator.get(&path, patience + others).await?;
+    if out.is_json() {
+        return out.json(&summary);
+    }
+    standing(&summary, out)?;
+    if summary.nodes.is_empty() {
+        return Ok(());
+    }
+    out.note("")?;
+    nodes(&summary.nodes, out)?;
+    for line in remarks(&summary) {
+        out.note(&line)?;
+    }
+    Ok(())
+}
+
+fn standing(summary: &ClusterSummary, out: &mut Out) -> Result<(), Failure> {
     let dash = || "-".to_owned();
-    out.rows(&[standing], &["node", "member", "cluster", "leader", "applied"], |one| {
+    let columns = [
+        "node",
+        "member",
+        "cluster",
+        "leader",
+        "applied",
+        "brokers",
+        "partitions",
+        "leaderless",
+        "under-replicated",
+        "under-min-isr",
+    ];
+    let figures = summary.nodes.iter().filter_map(|node| node.figures.as_ref());
+    let under_min_isr: u64 = figures.map(|figures| figures.under_min_isr).sum();
+    out.rows(&[&summary.standing], &columns, |one| {
+        let brokers = match one.data.fenced {
+            0 => one.data.brokers.to_string(),
+            fenced => format!("{}, {fenced} fenced", one.data.brokers),
+        };
         vec![
             one.node.to_string(),
             if one.member { "yes" } else { "no" }.to_owned(),
             one.cluster_id.clone().unwrap_or_else(dash),
             one.leader.map_or_else(dash, |leader| leader.to_string()),
             one.applied.to_string(),
+            brokers,
+            one.data.partitions.to_string(),
+            one.data.leaderless.to_string(),
+            one.data.under_replicated.to_string(),
+            under_min_isr.to_string(),
         ]
     })
+}
+
+/// What each node holds, how far it is behind, and what the way to the others has cost it.
+fn nodes(nodes: &[BrokerSummary], out: &mut Out) -> Result<(), Failure> {
+    let columns = [
+        "node",
+        "state",
+        "replicas",
+        "offline",
+        "leads",
+        "bytes",
+        "lag records",
+        "lag bytes",
+        "lag s",
+        "isr shrinks",
+        "isr expands",
+        "sent",
+        "received",
+        "cpu s",
+    ];
+    out.rows(nodes, &columns, |one| {
+        let said = |figure: fn(&NodeFigures) -> u64| {
+            let figure = one.figures.as_ref().map(figure);
+            figure.map_or_else(|| "-".to_owned(), |figure| figure.to_string())
+        };
+        let cpu = one.figures.as_ref().map(|figures| seconds(figures.cluster_cpu_ms));
+        let LagFigures { records, bytes, time_ms, .. } = one.lag;
+        vec![
+            one.node.to_string(),
+            one.state.name().to_owned(),
+            said(|node| node.replicas),
+            said(|node| node.offline_replicas),
+            said(|node| node.leaders),
+            said(|node| node.bytes),
+            records.to_string(),
+            bytes.to_string(),
+            seconds(time_ms),
+            said(|node| node.isr_shrinks),
+            said(|node| node.isr_expands),
+            said(|node| node.sent_bytes),
+            said(|node| node.received_bytes),
+            cpu.unwrap_or_else(|| "-".to_owned()),
+        ]
+    })
+}
+
+/// What an operator should know besides.
+fn remarks(summary: &ClusterSummary) -> Vec<String> {
+    let mut remarks = Vec::new();
+    let MovesSummary { running, waiting, by_balancer } = summary.standing.data.moves;
+    let figures = summary.nodes.iter().filter_map(|node| node.figures.as_ref());
+    let planned: u64 = figures.filter_map(|figures| figures.planned_moves).sum();
+    if running + waiting > 0 || planned > 0 {
+        remarks.push(format!(
+            "Moves: {running} running, {waiting} waiting for a node or directory that is away; \
+             {by_balancer} of them by the balancer, which has planned {planned} more. See 'ottla \
+             topic reassign --verify'."
+        ));
+    }
+    let silent = summary.nodes.iter().filter(|node| node.state == BrokerState::Silent);
+    let silent: Vec<u32> = silent.map(|node| node.node).collect();
+    if !silent.is_empty() {
+        remarks.push(format!(
+            "Node {} did not answer in time: sums are without what it would say.",
+            listed(&silent)
+        ));
+    }
+    remarks
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{}.{}", ms / 1_000, ms % 1_000 / 100)
 }
 
 async fn describe(
@@ -192,7 +285,7 @@ async fn describe(
     out: &mut Out,
 ) -> Result<(), Failure> {
     let path = format!("/quorum?timeout_ms={}", patience.as_millis());
-    let described: Description = operator.get(&path, patience + LOOK).await?;
+    let described: QuorumSummary = operator.get(&path, patience + MARGIN).await?;
     if out.is_json() {
         return out.json(&described);
     }
@@ -207,7 +300,7 @@ async fn describe(
     out.rows(&described.members, &columns, |one| {
         vec![
             one.node.to_string(),
-            one.role.clone(),
+            one.role.to_string(),
             one.peer.to_string(),
             one.log_end.to_string(),
             one.behind.to_string(),
@@ -227,11 +320,11 @@ async fn change(
     let Voter { node, directory, operator } = voter;
     let timeout_ms = u64::try_from(patience.as_millis()).ok();
     let request = VotersRequest { change, node, directory, timeout_ms };
-    let asking = operator.post::<Done>("/quorum/voters", &request, patience + LOOK);
+    let asking = operator.post::<Done>("/quorum/voters", &request, patience + MARGIN);
     let watching = async {
         // Only an addition may take its time: the learner has to catch up.
         if change == VotersChangeRequest::Add {
-            watch(&operator, node).await;
+            watch(&operator, node, patience).await;
         }
         std::future::pending::<()>().await;
     };
@@ -246,12 +339,13 @@ async fn change(
 }
 
 /// Shows how far a learner is behind.
-async fn watch(operator: &OperatorArgs, node: u32) {
+async fn watch(operator: &OperatorArgs, node: u32, patience: Duration) {
     let mut bar: Option<indicatif::ProgressBar> = None;
     loop {
         tokio::time::sleep(LOOK).await;
-        let Ok(now) = operator.get::<Description>("/quorum", LOOK * 10).await else { continue };
-        let learner = now.members.iter().find(|one| one.node == node && one.role == "learner");
+        let Ok(now) = operator.get::<QuorumSummary>("/quorum", patience).await else { continue };
+        let learner =
+            now.members.iter().find(|one| one.node == node && one.role == MemberRole::Learner);
         let Some(learner) = learner else { continue };
         let bar = bar.get_or_insert_with(|| {
             progress(Some(now.committed), &format!("node {node} catches up"))

@@ -260,10 +260,11 @@ async fn explain(
             row.value = entry.value;
         }
     }
-    if out.is_json() {
-        return out.json(&found);
-    }
-    for row in &found {
+    if out.is_json() { out.json(&found) } else { show(&found, out) }
+}
+
+fn show(found: &[Explained], out: &mut Out) -> Result<(), Failure> {
+    for row in found {
         out.note(&format!("{} ({})", row.key, row.scope))?;
         out.note(&format!("  {}", row.documentation))?;
         out.note(&format!("  type:     {}", row.value_type))?;

@@ -21,17 +21,17 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{
-    cluster::Standing,
-    failure::Failure,
-    operator::{OperatorArgs, OperatorError},
+use super::{failure::Failure, operator::OperatorArgs};
+use crate::{
+    cluster::NodeSummary,
+    node::{BootstrapRequest, DevNode},
 };
-use crate::node::{BootstrapRequest, DevNode};
 
 /// How long the nodes may take to serve.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a node may take to end before it is killed.
 const STOP_MAX: Duration = Duration::from_secs(30);
+/// How often a node that comes up is asked, which cannot tell before it listens.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long a node may take for one answer.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
@@ -154,11 +154,10 @@ async fn serve(running: &mut [Running]) -> Result<Vec<String>, Failure> {
 async fn found(running: &mut [Running]) -> Result<(), Failure> {
     let until = Instant::now() + PATIENCE;
     for one in running.iter_mut() {
-        let operator = OperatorArgs { address: one.node.http_address() };
         loop {
-            match operator.get::<Standing>("/cluster", ANSWER_MAX).await {
-                Ok(standing) if standing.member => return Ok(()),
-                Ok(_) => break,
+            match is_member(&one.node).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => break,
                 Err(_) => {}
             }
             if let Some(status) = one.child.try_wait()? {
@@ -176,11 +175,20 @@ async fn found(running: &mut [Running]) -> Result<(), Failure> {
     let operator = OperatorArgs { address: first.http_address() };
     let request = BootstrapRequest { voters: (1..=u32::from(first.voters())).collect() };
     let asked = operator.post::<serde_json::Value>("/cluster/bootstrap", &request, ANSWER_MAX);
-    match asked.await {
+    let Err(failure) = asked.await else { return Ok(()) };
+    for one in running {
         // A node without a place yet may ask itself a way into a cluster of earlier days.
-        Err(Failure::Operator(OperatorError::Refused(why))) if why.contains("already") => Ok(()),
-        asked => asked.map(drop),
+        if is_member(&one.node).await.unwrap_or(false) {
+            return Ok(());
+        }
     }
+    Err(failure)
+}
+
+/// Whether a node belongs to a cluster already.
+async fn is_member(node: &DevNode) -> Result<bool, Failure> {
+    let operator = OperatorArgs { address: node.http_address() };
+    Ok(operator.get::<NodeSummary>("/cluster", ANSWER_MAX).await?.member)
 }
 
 async fn stop(mut running: Vec<Running>) -> Result<(), Failure> {

@@ -2,7 +2,7 @@
 
 use std::{error::Error as _, io, path::PathBuf};
 
-use super::{dev::DevError, operator::OperatorError};
+use super::{balance::BalanceError, dev::DevError, operator::OperatorError};
 use crate::{
     cert::CertError,
     client::{BatchError, ClientError},
@@ -48,6 +48,15 @@ pub(super) enum Failure {
     /// A check that found something.
     #[error("{0} problems found")]
     Problems(usize),
+    /// Replicas that are not alike.
+    #[error("{0} partitions or batches differ or are damaged")]
+    Differences(usize),
+    /// A checkpoint that is none.
+    #[error("{} is no checkpoint of offsets", path.display())]
+    Checkpoint {
+        /// Which.
+        path: PathBuf,
+    },
     /// A benchmark could not go on.
     #[error("the measurement stopped: {0}")]
     Bench(#[source] ClientError),
@@ -63,6 +72,9 @@ pub(super) enum Failure {
     /// A node's operator endpoint, or the way to it.
     #[error(transparent)]
     Operator(#[from] OperatorError),
+    /// Replicas do not move.
+    #[error(transparent)]
+    Balance(#[from] BalanceError),
     /// Nodes for development do not serve.
     #[error(transparent)]
     Dev(#[from] DevError),
@@ -81,7 +93,13 @@ impl Failure {
             | Self::Node(ProcessError::Config(_))
             | Self::Recover(RecoverError::Process(ProcessError::Config(_))) => 2,
             Self::Client(error) | Self::Bench(error) if error.is_unreachable() => 3,
-            Self::Partial { unreachable: true, .. } => 3,
+            Self::Partial { unreachable: true, .. }
+            | Self::Balance(
+                BalanceError::Away { .. }
+                | BalanceError::Failed { .. }
+                | BalanceError::NoLeader { .. }
+                | BalanceError::Stalled { .. },
+            ) => 3,
             _ => 1,
         }
     }
@@ -143,12 +161,25 @@ pub(super) fn next_step(failure: &Failure) -> Option<String> {
         Failure::Problems(_) => {
             "stop the node and let it recover: it cuts a torn tail and fetches the rest anew"
         }
+        Failure::Differences(_) => {
+            "'ottla log dump' shows a segment's batches; a replica that is wrong is fetched anew \
+             after its directory is emptied while its node is stopped"
+        }
+        Failure::Checkpoint { .. } => "was it being written? Stop the node, and look again",
         Failure::Partial { .. } => "the lines above say why; the others are done",
         Failure::Recover(RecoverError::Process(ProcessError::Store { .. })) => {
             "is the node running? Only a stopped one is recovered"
         }
+        Failure::Recover(RecoverError::Alive { .. }) => {
+            "'ottla quorum describe' on a node that runs shows the voters; a lost one is replaced \
+             with 'ottla quorum remove-voter' and 'add-voter'"
+        }
         Failure::Recover(RecoverError::Quorum(_)) => {
             "'ottla quorum recover' without --confirm shows what the node holds"
+        }
+        Failure::Node(ProcessError::Store { source, .. }) if source.is_damage() => {
+            "where other nodes have the metadata, move this node's log directories away and start \
+             it: it joins anew, and 'ottla quorum add-voter' makes it a voter again"
         }
         Failure::Node(ProcessError::Store { .. }) => {
             "is another node using the directory? Stop it, or name another directory"
@@ -163,6 +194,29 @@ pub(super) fn next_step(failure: &Failure) -> Option<String> {
         Failure::Operator(OperatorError::TimedOut { .. } | OperatorError::Unavailable(_)) => {
             "'ottla cluster status' and /readyz of the nodes say what they wait for"
         }
+        Failure::Balance(error) => match error {
+            BalanceError::Unknown(_) => "see 'ottla node list' for what exists",
+            BalanceError::NoTaker { .. } => {
+                "add a node, bring back one that is away, or lower the number of replicas"
+            }
+            BalanceError::Full { .. } => {
+                "make room there, shorten the retention of large topics, or add a node"
+            }
+            BalanceError::Away { .. } => {
+                "start it, or take the moves back with 'ottla topic reassign --cancel'"
+            }
+            BalanceError::Failed { .. } => {
+                "'ottla node directories' shows it. Mend the disk, or take the moves back with 'ottla \
+                 topic reassign --cancel'"
+            }
+            BalanceError::NoLeader { .. } => {
+                "'ottla topic describe --unavailable-partitions' says who could lead: bring back one \
+                 of those nodes"
+            }
+            BalanceError::Stalled { .. } => {
+                "'ottla topic reassign --verify' shows how far each is; run this again to go on"
+            }
+        },
         Failure::Dev(_) => "the end of that log says why",
         Failure::File { .. } => "check that the path exists and can be read",
         _ => return None,

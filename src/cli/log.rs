@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::{
     failure::Failure,
     output::{Out, progress},
+    replicas,
 };
 use crate::client::{RawBatch, batches};
 
@@ -25,22 +26,31 @@ pub(super) enum Log {
         #[arg(long)]
         records: bool,
     },
-    /// Check lengths, checksums, offsets and records of all segments below a directory
+    /// Check lengths, checksums, offsets and records of all segments below a directory; with
+    /// --cluster, compare the replicas of every partition
     Verify {
         /// A .log file, or a directory
-        path: PathBuf,
+        #[arg(required_unless_present = "cluster", conflicts_with = "cluster")]
+        path: Option<PathBuf>,
+        /// Compare what is committed, batch by batch, over the log directories of a cluster's nodes
+        #[arg(long, requires = "dirs")]
+        cluster: bool,
+        /// A node's log directory, best once the node has stopped; once for each
+        #[arg(long = "dir", value_name = "DIR", requires = "cluster")]
+        dirs: Vec<PathBuf>,
     },
 }
 
 pub(super) fn run(command: Log, out: &mut Out) -> Result<(), Failure> {
     match command {
         Log::Dump { path, records } => dump(&path, records, out),
-        Log::Verify { path } => verify(&path, out),
+        Log::Verify { path: Some(path), .. } => verify(&path, out),
+        Log::Verify { path: None, dirs, .. } => replicas::verify(&dirs, out),
     }
 }
 
 /// The segments at or below `path`, in order.
-fn segments(path: &Path) -> Result<Vec<PathBuf>, Failure> {
+pub(super) fn segments(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     let failed = |source: io::Error| Failure::File { path: path.to_owned(), source };
     if fs::metadata(path).map_err(failed)?.is_file() {
         return Ok(vec![path.to_owned()]);

@@ -4,20 +4,28 @@
 //! JSON for scripts. What goes wrong goes to standard error with a next step, and decides the exit
 //! code. Progress goes to standard error, and only to a terminal.
 
+mod balance;
 mod bench;
 mod cert;
 mod cluster;
 mod config;
 mod consume;
+mod describe;
 mod dev;
+mod directories;
 mod failure;
 mod group;
+mod hold_ups;
 mod log;
+mod node;
 mod operator;
 mod output;
 mod produce;
+mod reassign;
 mod recover;
+mod replicas;
 mod serve;
+mod throttle;
 mod times;
 mod topic;
 
@@ -84,7 +92,10 @@ enum Command {
     /// Show and change who votes on the cluster's metadata
     #[command(subcommand)]
     Quorum(cluster::Quorum),
-    /// Make, list, describe, alter and delete topics
+    /// List the nodes, and empty one before it goes
+    #[command(subcommand)]
+    Node(node::Node),
+    /// Make, list, describe, alter, reassign and delete topics
     #[command(subcommand)]
     Topic(topic::Topic),
     /// Read and change configurations, and explain their keys
@@ -173,10 +184,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
     runtime.map_err(Failure::Io)?.block_on(async {
         let mut out = Out::new(shared.output);
         match command {
-            Command::Cluster(command) => cluster::run(command, &mut out).await,
+            Command::Cluster(command) => cluster::run(command, shared.timeout, &mut out).await,
             Command::Quorum(command) => {
                 cluster::run_quorum(command, shared.timeout, &mut out).await
             }
+            Command::Node(command) => node::run(command, &shared.client()?, &mut out).await,
             Command::Topic(command) => topic::run(command, &shared.client()?, &mut out).await,
             Command::Config(command) => config::run(command, &shared, &mut out).await,
             Command::Group(command) => group::run(command, &shared.client()?, &mut out).await,

@@ -17,8 +17,8 @@ pub(super) struct RecoverArgs {
     confirm: Option<String>,
 }
 
-pub(super) fn run(args: &RecoverArgs, out: &mut Out) -> Result<(), Failure> {
-    let survivor = node::recover(&args.config, args.confirm.as_deref())?;
+pub(super) async fn run(args: &RecoverArgs, out: &mut Out) -> Result<(), Failure> {
+    let survivor = node::recover(&args.config, args.confirm.as_deref()).await?;
     if out.is_json() {
         return out.json(&survivor);
     }

@@ -1,15 +1,16 @@
-//! `topic`: make, list, describe, alter, delete.
+//! `topic`: make, list, describe, alter, reassign, delete.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{
+    describe::{self, Describe},
     failure::Failure,
-    output::{Out, join, or_dash},
+    output::Out,
+    reassign::{self, Reassign},
 };
 use crate::client::{
-    Client, ClientError, ConfigChange, NewTopic, OffsetSpec, Partition, PerElement, Resource,
-    WireError, retrying,
+    Client, ClientError, ConfigChange, NewTopic, PerElement, Resource, WireError, retrying,
 };
 
 #[derive(Debug, Subcommand)]
@@ -22,14 +23,12 @@ pub(super) enum Topic {
         #[arg(long)]
         internal: bool,
     },
-    /// Show the partitions and settings of topics
-    Describe {
-        /// Which
-        #[arg(required = true)]
-        topics: Vec<String>,
-    },
+    /// Show the partitions and settings of topics, what is wrong, and how far followers are behind
+    Describe(Describe),
     /// Add partitions, or change settings
     Alter(Alter),
+    /// Spread the replicas and leaders of topics evenly over the nodes
+    Reassign(Reassign),
     /// Delete topics and all that is in them
     Delete {
         /// Which
@@ -90,8 +89,9 @@ pub(super) async fn run(command: Topic, client: &Client, out: &mut Out) -> Resul
     match command {
         Topic::Create(args) => create(args, client, out).await,
         Topic::List { internal } => list(internal, client, out).await,
-        Topic::Describe { topics } => describe(&topics, client, out).await,
+        Topic::Describe(args) => describe::run(&args, client, out).await,
         Topic::Alter(args) => alter(args, client, out).await,
+        Topic::Reassign(args) => reassign::run(args, client, out).await,
         Topic::Delete { topics, if_exists } => {
             let absent = |error: &ClientError| {
                 if_exists && error.wire() == Some(WireError::UnknownTopicOrPartition)
@@ -214,85 +214,6 @@ async fn list(internal: bool, client: &Client, out: &mut Out) -> Result<(), Fail
             row.replication_factor.to_string(),
         ]
     })
-}
-
-#[derive(Serialize)]
-struct PartitionRow {
-    partition: i32,
-    leader: i32,
-    leader_epoch: i32,
-    replicas: Vec<i32>,
-    isr: Vec<i32>,
-    log_start_offset: Option<i64>,
-    end_offset: Option<i64>,
-}
-
-#[derive(Serialize)]
-struct Described {
-    topic: String,
-    id: String,
-    internal: bool,
-    partitions: Vec<PartitionRow>,
-    configs: Vec<(String, Option<String>)>,
-}
-
-async fn describe(topics: &[String], client: &Client, out: &mut Out) -> Result<(), Failure> {
-    let mut described = Vec::new();
-    for name in topics {
-        let deadline = client.deadline();
-        // The topic is either there or not: waiting for it to appear is not what is meant.
-        retrying!(client, deadline, async { client.refresh(&[name], false).await })?;
-        let view = client.topic(name).await?;
-        let of = |spec| {
-            let led = view.partitions.iter().filter(|partition| partition.leader >= 0);
-            led.map(|p| (Partition::new(view.name.clone(), p.partition), spec)).collect::<Vec<_>>()
-        };
-        let starts = client.list_offsets(&of(OffsetSpec::Earliest)).await?;
-        let ends = client.list_offsets(&of(OffsetSpec::Latest)).await?;
-        let configs = client.describe_configs(&Resource::Topic(name.clone()), None, false).await?;
-        let rows = view.partitions.iter().map(|p| {
-            let at = Partition::new(view.name.clone(), p.partition);
-            PartitionRow {
-                partition: p.partition,
-                leader: p.leader,
-                leader_epoch: p.leader_epoch,
-                replicas: p.replicas.clone(),
-                isr: p.isr.clone(),
-                log_start_offset: starts.get(&at).copied().flatten(),
-                end_offset: ends.get(&at).copied().flatten(),
-            }
-        });
-        let set = configs.into_iter().filter(|entry| entry.source.is_set());
-        described.push(Described {
-            topic: name.clone(),
-            id: view.id.to_string(),
-            internal: view.internal,
-            partitions: rows.collect(),
-            configs: set.map(|entry| (entry.name, entry.value)).collect(),
-        });
-    }
-    if out.is_json() {
-        return out.json(&described);
-    }
-    for topic in &described {
-        out.note(&format!("Topic {}  id {}", topic.topic, topic.id))?;
-        for (key, value) in &topic.configs {
-            out.note(&format!("  {key} = {}", value.as_deref().unwrap_or("(hidden)")))?;
-        }
-        let columns = ["partition", "leader", "epoch", "replicas", "isr", "start", "end"];
-        out.rows(&topic.partitions, &columns, |row| {
-            vec![
-                row.partition.to_string(),
-                row.leader.to_string(),
-                row.leader_epoch.to_string(),
-                join(&row.replicas),
-                join(&row.isr),
-                or_dash(row.log_start_offset),
-                or_dash(row.end_offset),
-            ]
-        })?;
-    }
-    Ok(())
 }
 
 async fn alter(args: Alter, client: &Client, out: &mut Out) -> Result<(), Failure> {

@@ -196,7 +196,7 @@ pub(crate) fn words(text: &Option<StrBytes>) -> Option<&str> {
 }
 
 impl Client {
-    fn broker_timeout_ms(&self) -> i32 {
+    pub(super) fn broker_timeout_ms(&self) -> i32 {
         // The broker should give up before the client stops listening.
         let timeout = self.config().request_timeout.saturating_sub(Duration::from_secs(1));
         i32::try_from(timeout.max(Duration::from_secs(1)).as_millis()).unwrap_or(i32::MAX)
@@ -350,6 +350,28 @@ impl Client {
         changes: &[ConfigChange],
         validate_only: bool,
     ) -> Result<(), ClientError> {
+        self.alter_configs_at(resource.target(), resource, changes, validate_only).await
+    }
+
+    /// Changes settings of a broker that may be away, which any other broker has done.
+    ///
+    /// # Errors
+    /// The broker's refusal, or the failure to reach one.
+    pub async fn alter_broker_anywhere(
+        &self,
+        node: i32,
+        changes: &[ConfigChange],
+    ) -> Result<(), ClientError> {
+        self.alter_configs_at(Target::Controller, &Resource::Broker(node), changes, false).await
+    }
+
+    async fn alter_configs_at(
+        &self,
+        target: Target,
+        resource: &Resource,
+        changes: &[ConfigChange],
+        validate_only: bool,
+    ) -> Result<(), ClientError> {
         let wanted = AlterConfigsResource::default()
             .with_resource_type(resource.kind())
             .with_resource_name(text(&resource.name()))
@@ -359,7 +381,7 @@ impl Client {
             .with_validate_only(validate_only);
         let api = ApiKey::IncrementalAlterConfigs;
         retrying!(self, self.deadline(), async {
-            let response = self.call(resource.target(), Lane::GENERAL, &request).await?;
+            let response = self.call(target, Lane::GENERAL, &request).await?;
             let Some(result) = response.responses.into_iter().next() else {
                 let subject: Arc<str> = resource.name().into();
                 return Err(ClientError::Missing { api, subject });

@@ -21,7 +21,10 @@ use kafka_protocol::{
     },
     protocol::{Message, VersionRange},
 };
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout_at},
+};
 
 use super::{
     cluster::{Client, Lane, Target},
@@ -29,6 +32,7 @@ use super::{
     error::ClientError,
     fetched::{self, Fetched},
     membership::{GroupConfig, Membership},
+    metadata::PartitionView,
     offsets::{Committed, OffsetSpec, Partition},
     wire::Error as WireError,
 };
@@ -82,9 +86,14 @@ pub struct Consumer {
     /// Positions up to which records were handed out.
     delivered: BTreeMap<Partition, i64>,
     busy: BTreeSet<i32>,
+    /// Who leads what is read. A task of its own, so that it goes on from poll to poll, and between
+    /// them: a node that does not answer is noticed only after the request's timeout, which may be
+    /// longer than a poll, and others may wait for the connection that is being made.
+    lookup: Option<JoinHandle<Found>>,
     fetches: FuturesUnordered<BoxFuture<'static, Arrived>>,
     ready: VecDeque<Fetched>,
     group: Option<Membership>,
+    assignments: u64,
     commit_at: Option<Instant>,
     failures: u32,
     wait_until: Option<Instant>,
@@ -108,9 +117,11 @@ impl Consumer {
             committed: BTreeMap::new(),
             delivered: BTreeMap::new(),
             busy: BTreeSet::new(),
+            lookup: None,
             fetches: FuturesUnordered::new(),
             ready: VecDeque::new(),
             group: None,
+            assignments: 0,
             commit_at: None,
             failures: 0,
             wait_until: None,
@@ -137,6 +148,13 @@ impl Consumer {
     #[must_use]
     pub const fn positions(&self) -> &BTreeMap<Partition, i64> {
         &self.positions
+    }
+
+    /// How often its group has given it partitions. It may join again within one generation, as
+    /// when the coordinator moves, and goes on where the group has stored that it is.
+    #[must_use]
+    pub const fn assignments(&self) -> u64 {
+        self.assignments
     }
 
     /// Whether fetched batches wait to be handed out.
@@ -187,15 +205,14 @@ impl Consumer {
         }
     }
 
-    /// Commits how far the records handed out reach.
+    /// Commits how far the records handed out reach. Returns what is stored that was not before.
     ///
     /// # Errors
     /// The coordinator's refusal, or the failure to reach it.
-    pub async fn commit(&mut self) -> Result<(), ClientError> {
-        let Some(group) = &self.group else { return Ok(()) };
-        if !group.holds_assignment() {
-            return Ok(());
-        }
+    pub async fn commit(&mut self) -> Result<BTreeMap<Partition, i64>, ClientError> {
+        let Some(group) = self.group.as_ref().filter(|group| group.holds_assignment()) else {
+            return Ok(BTreeMap::new());
+        };
         let news: BTreeMap<Partition, i64> = self
             .delivered
             .iter()
@@ -205,8 +222,8 @@ impl Consumer {
         let offsets = news.iter().map(|(p, offset)| (p.clone(), Committed::at(*offset))).collect();
         let (name, committer) = (group.config().group.clone(), group.committer());
         self.client.commit_as(&name, &committer, &offsets).await?;
-        self.committed.extend(news);
-        Ok(())
+        self.committed.extend(news.clone());
+        Ok(news)
     }
 
     /// Commits, where that goes by itself, and leaves the group.
@@ -232,7 +249,7 @@ impl Consumer {
             match self.commit().await {
                 // A rebalance has begun: the partitions are committed by whoever gets them.
                 Err(error) if error.wire().is_some() => tracing::debug!(%error, "not committed"),
-                other => other?,
+                other => drop(other?),
             }
         }
         Ok(())
@@ -270,6 +287,7 @@ impl Consumer {
                 positions.insert(partition, offset.unwrap_or(0));
             }
         }
+        self.assignments += 1;
         tracing::debug!(group = %name, partitions = positions.len(), "joined");
         self.assign(positions);
         Ok(())
@@ -282,25 +300,33 @@ impl Consumer {
             return Ok(());
         }
         self.wait_until = None;
+        let lookup = self.lookup.get_or_insert_with(|| {
+            let partitions = self.positions.keys().cloned().collect();
+            tokio::spawn(look_up(self.client.clone(), partitions))
+        });
+        let Ok(found) = timeout_at(deadline, lookup).await else { return Ok(()) };
+        self.lookup = None;
+        // Else the runtime is ending.
+        let Ok(found) = found else { return Ok(()) };
         let mut leaders = BTreeMap::<i32, Vec<(Partition, TopicId, i32, i64)>>::new();
-        for (partition, position) in &self.positions {
-            let asked = self.client.partition(&partition.topic, partition.partition);
-            let view = match timeout_at(deadline, asked).await {
-                Err(_) => return Ok(()),
-                Ok(Ok(view)) => view,
-                Ok(Err(error)) if error.is_retriable() => {
-                    tracing::debug!(%error, %partition, "no leader");
-                    self.back_off();
-                    return Ok(());
+        let mut missing = false;
+        for (partition, found) in found {
+            let Some(position) = self.positions.get(&partition) else { continue };
+            match found {
+                Ok((id, view)) if !self.busy.contains(&view.leader) => {
+                    let asked = (partition, id, view.leader_epoch, *position);
+                    leaders.entry(view.leader).or_default().push(asked);
                 }
-                Ok(Err(error)) => return Err(error),
-            };
-            if !self.busy.contains(&view.leader) {
-                let known = self.client.view();
-                let id = known.topic(&partition.topic).map_or(TopicId::NONE, |topic| topic.id);
-                let asked = (partition.clone(), id, view.leader_epoch, *position);
-                leaders.entry(view.leader).or_default().push(asked);
+                Ok(_) => {}
+                Err(error) if error.is_retriable() => {
+                    tracing::debug!(%error, %partition, "no leader");
+                    missing = true;
+                }
+                Err(error) => return Err(error),
             }
+        }
+        if missing {
+            self.back_off();
         }
         for (node, asked) in leaders {
             self.busy.insert(node);
@@ -355,7 +381,7 @@ impl Consumer {
                 let partition = Partition::new(Arc::clone(&name), data.partition_index);
                 let asked = arrived.asked.iter().find(|(asked, _)| *asked == partition);
                 let Some((_, from)) = asked else { continue };
-                failed |= !self.take_partition(partition, *from, data).await?;
+                failed |= !self.take_partition(partition, *from, arrived.node, data).await?;
             }
         }
         if !failed {
@@ -369,6 +395,7 @@ impl Consumer {
         &mut self,
         partition: Partition,
         from: i64,
+        by: i32,
         data: PartitionData,
     ) -> Result<bool, ClientError> {
         if self.positions.get(&partition) != Some(&from) {
@@ -403,9 +430,24 @@ impl Consumer {
         let aborted = aborted.iter().filter(|_| self.config.read_committed);
         let aborted = aborted.map(|a| (a.producer_id.0, a.first_offset)).collect();
         let high_watermark = data.high_watermark;
-        self.ready.push_back(Fetched { partition, bytes, from, high_watermark, aborted });
+        self.ready.push_back(Fetched { partition, bytes, from, high_watermark, by, aborted });
         Ok(true)
     }
+}
+
+/// The leader of each partition, with the id of its topic.
+type Found = Vec<(Partition, Result<(TopicId, PartitionView), ClientError>)>;
+
+/// Who leads these partitions, and the ids of their topics. Asks where that is not known.
+async fn look_up(client: Client, partitions: Vec<Partition>) -> Found {
+    let mut found = Vec::with_capacity(partitions.len());
+    for partition in partitions {
+        let view = client.partition(&partition.topic, partition.partition).await;
+        let known = client.view();
+        let id = known.topic(&partition.topic).map_or(TopicId::NONE, |topic| topic.id);
+        found.push((partition, view.map(|view| (id, view))));
+    }
+    found
 }
 
 async fn fetch(

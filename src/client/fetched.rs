@@ -46,6 +46,8 @@ pub struct Fetched {
     pub from: i64,
     /// Behind the newest record that consumers may see.
     pub high_watermark: i64,
+    /// The broker that answered.
+    pub by: i32,
     /// Aborted transactions in these batches: the producer and its first offset.
     pub aborted: Vec<(i64, i64)>,
 }
@@ -215,7 +217,7 @@ mod tests {
         bytes.put_slice(&body.bytes);
         let partition = Partition::new("t", 0);
         let bytes = bytes.freeze();
-        Fetched { partition, bytes, from: 0, high_watermark: 0, aborted: Vec::new() }
+        Fetched { partition, bytes, from: 0, high_watermark: 0, by: 0, aborted: Vec::new() }
     }
 
     proptest! {

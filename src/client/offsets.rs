@@ -152,7 +152,7 @@ impl Client {
         Ok(found)
     }
 
-    async fn ask_offsets(
+    pub(super) async fn ask_offsets(
         &self,
         leader: i32,
         specs: Vec<(Partition, OffsetSpec)>,

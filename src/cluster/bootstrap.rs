@@ -24,6 +24,7 @@ use crate::{
 /// How long the new quorum may take to elect its first leader, beyond which the founding stands
 /// nevertheless.
 const FIRST_ELECTION: Duration = Duration::from_secs(10);
+/// The pause between two questions for the first leader.
 const ROUND: Duration = Duration::from_millis(50);
 /// How long a node may take to promise, and to become a voter.
 const PATIENCE: Duration = Duration::from_secs(4);

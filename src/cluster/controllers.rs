@@ -62,10 +62,10 @@ impl Cluster {
 }
 
 impl Controllers {
-    /// Has the controller decide, and returns its answer with the index of an entry by which an image
-    /// holds all that the answer says. A change of the controller meanwhile is waited out. A
-    /// request with an `id` is not decided twice: where the cluster is too old to remember it, it is
-    /// not sent again where it may have been decided.
+    /// Has the controller decide, and returns its answer with the index of an entry by which an
+    /// image holds all that the answer says. A change of the controller meanwhile is waited out. A
+    /// request with an `id` is not decided twice: where the cluster is too old to remember it, it
+    /// is not sent again where it may have been decided.
     ///
     /// # Errors
     /// Where no controller answered in time. See [`LeaderError`].
@@ -75,11 +75,36 @@ impl Controllers {
         id: Option<RequestId>,
         deadline: Instant,
     ) -> Result<(Response, u64), LeaderError> {
+        let quorum = self.0.quorum().ok_or(LeaderError::NoCluster)?;
+        let again = id.is_none() || quorum.image().metadata_version() >= features::REQUESTS;
+        self.send(request, id, again, deadline).await
+    }
+
+    /// As [`Controllers::request`], for a request that must not be on its way twice: once it may
+    /// have been taken, it is not sent again. Whoever asks has to know of every copy.
+    ///
+    /// # Errors
+    /// See [`LeaderError`].
+    pub async fn request_once(
+        &self,
+        request: Request,
+        deadline: Instant,
+    ) -> Result<(Response, u64), LeaderError> {
+        self.send(request, None, false, deadline).await
+    }
+
+    async fn send(
+        &self,
+        request: Request,
+        id: Option<RequestId>,
+        again: bool,
+        deadline: Instant,
+    ) -> Result<(Response, u64), LeaderError> {
         let cluster = &self.0;
         let quorum = cluster.quorum().ok_or(LeaderError::NoCluster)?;
-        let again = id.is_none() || quorum.image().metadata_version() >= features::REQUESTS;
         let mut unknown = false;
-        // While the controller is here, which on most clusters' first node it is, nothing is encoded.
+        // While the controller is here, which on most clusters' first node it is, nothing is
+        // encoded.
         if quorum.status().is_leader() {
             match cluster.decide_here(request.clone(), id, deadline).await {
                 Ok(decided) => return Ok(decided),

@@ -1,10 +1,11 @@
 //! How the quorum stands, as its leader knows it.
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::{
     Cluster, LeaderError,
+    formation::Seed,
     wire::{Answer, Ask, Describe},
 };
 use crate::{
@@ -100,44 +101,7 @@ impl Description {
     }
 }
 
-/// How a node stands, for operators.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Summary {
-    /// The node.
-    pub node: u32,
-    /// The directory that holds its vote and log.
-    pub directory: String,
-    /// Whether it takes part in a cluster.
-    pub member: bool,
-    /// The cluster, where it is known.
-    pub cluster_id: Option<String>,
-    /// Its peer id.
-    pub peer: Option<u64>,
-    /// Who leads, as far as it knows.
-    pub leader: Option<u32>,
-    /// The last entry that it has applied.
-    pub applied: u64,
-}
-
 impl Cluster {
-    /// How this node stands.
-    #[must_use]
-    pub fn summary(&self) -> Summary {
-        let member = self.member();
-        let quorum = self.quorum();
-        let status = quorum.map(crate::quorum::Handle::status);
-        let cluster = status.as_ref().map(|status| status.identity.cluster_id);
-        Summary {
-            node: member.node_id.0,
-            directory: member.directory_id.to_string(),
-            member: quorum.is_some(),
-            cluster_id: cluster.or(self.0.config.cluster_id).map(|id| id.to_string()),
-            peer: status.as_ref().map(|status| status.identity.peer_id),
-            leader: status.and_then(|status| status.leader()).map(|member| member.node_id.0),
-            applied: quorum.map_or(0, crate::quorum::Handle::applied_index),
-        }
-    }
-
     /// How the quorum stands. Asks its leader.
     ///
     /// # Errors
@@ -149,10 +113,31 @@ impl Cluster {
         }
     }
 
-    pub(super) fn describe_here(&self) -> Answer {
+    /// The same for a node that does not run: asks the leaders that its seeds know. None where no
+    /// leader that a majority confirms answers.
+    pub async fn describe_from_outside(&self, deadline: Instant) -> Option<Description> {
+        for (_, seed) in self.ask_seeds().await {
+            let Seed::Node(peer, standing) = seed else { continue };
+            let Some(leader) = &standing.leader else { continue };
+            let leader = self.find_leader(peer.node_id, leader, deadline).await;
+            let asked = self.ask(leader, Ask::Describe(Describe {}), deadline).await;
+            if let Ok(Answer::Description(description)) = asked {
+                return Some(description);
+            }
+        }
+        None
+    }
+
+    pub(super) async fn describe_here(&self, deadline: Instant) -> Answer {
         let Some(quorum) = self.quorum() else { return self.not_leader() };
+        // One that was deposed and does not know would say how things were.
+        let mut deposed = quorum.watch_status();
+        let is_confirmed = tokio::select! {
+            read = timeout_at(deadline, quorum.read_index()) => matches!(read, Ok(Ok(_))),
+            _ = deposed.wait_for(|status| !status.is_leader()) => false,
+        };
         let status = quorum.status();
-        if status.is_leader() {
+        if is_confirmed && status.is_leader() {
             Answer::Description(Description::of(&status))
         } else {
             self.not_leader()

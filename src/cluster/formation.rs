@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::{
     Cluster,
-    wire::{Answer, Ask, Found, Inquire, Join, Joined, Participant, Promise, Standing},
+    wire::{Answer, Ask, Found, Inquire, Join, Joined, Leader, Participant, Promise, Standing},
 };
 use crate::{
     base::NodeId,
@@ -39,14 +39,17 @@ impl Default for Formation {
     }
 }
 
+/// A founding that was promised, and until when. It outlives an attempt to join: while it holds,
+/// another founding must not get one.
+type Promised = Option<(Vec<u8>, Instant)>;
+
 #[derive(Debug, Clone, PartialEq)]
 enum Stage {
-    /// With the founding that was promised, and until when.
-    Waiting(Option<(Vec<u8>, Instant)>),
+    Waiting(Promised),
     /// It is to be a first voter.
     Named(Bootstrap),
     /// It asks a leader to be taken in.
-    Joining,
+    Joining(Promised),
     /// It takes part.
     Member,
 }
@@ -121,15 +124,34 @@ impl Formation {
         }
     }
 
-    /// Takes up what was learned of the others, unless something else came first.
-    fn settle(&self, next: Stage) -> bool {
+    /// Learned from another node that this one is a first voter. False where something else came
+    /// first.
+    fn learn(&self, bootstrap: &Bootstrap) -> bool {
         self.0.send_if_modified(|stage| {
-            let waits = matches!(stage, Stage::Waiting(_) | Stage::Joining);
+            let waits = matches!(stage, Stage::Waiting(_));
             if waits {
-                *stage = next;
+                *stage = Stage::Named(bootstrap.clone());
             }
             waits
         })
+    }
+
+    /// Asks to be taken in from now on. False where something else came first.
+    fn begin_joining(&self) -> bool {
+        self.0.send_if_modified(|stage| {
+            let Stage::Waiting(promised) = stage else { return false };
+            *stage = Stage::Joining(promised.take());
+            true
+        })
+    }
+
+    /// Nobody took it in.
+    fn end_joining(&self) {
+        self.0.send_if_modified(|stage| {
+            let Stage::Joining(promised) = stage else { return false };
+            *stage = Stage::Waiting(promised.take());
+            true
+        });
     }
 }
 
@@ -219,7 +241,7 @@ impl Cluster {
             let named = named.filter(|one| one.voters.values().any(|voter| *voter == member));
             if let Some(bootstrap) = named {
                 info!("learned from another node that this one is a first voter");
-                if self.0.formation.settle(Stage::Named(bootstrap.clone())) {
+                if self.0.formation.learn(&bootstrap) {
                     return Ok(Origin::Bootstrap(bootstrap));
                 }
             }
@@ -230,7 +252,7 @@ impl Cluster {
         });
         let mut reason = None;
         for (peer, standing) in members {
-            if !self.0.formation.settle(Stage::Joining) {
+            if !self.0.formation.begin_joining() {
                 break;
             }
             match self.join_through(peer, standing, 0).await {
@@ -239,8 +261,8 @@ impl Cluster {
                 }
                 Err(why) => reason = Some(why),
             }
+            self.0.formation.end_joining();
         }
-        self.0.formation.settle(Stage::Waiting(None));
         Err(reason.unwrap_or_else(|| waits_for(member.node_id, &found)))
     }
 
@@ -257,15 +279,8 @@ impl Cluster {
                 peer.node_id
             ));
         };
-        let leader_id = NodeId(leader.node_id);
         let deadline = Instant::now() + JOIN_PATIENCE;
-        if let (Some(transport), Some(place)) = (self.transport(), leader.address.clone())
-            && leader_id != peer.node_id
-            && let Some(address) = place.address()
-        {
-            // Where it is not there, the call below says why.
-            let _ = transport.discover(&address, deadline.min(Instant::now() + PATIENCE)).await;
-        }
+        let leader_id = self.find_leader(peer.node_id, leader, deadline).await;
         let who = Participant::new(peer_id, self.member());
         match self.ask(leader_id, Ask::Join(Join { who }), deadline).await {
             Ok(Answer::Joined(Joined { peer_id })) => Ok(peer_id),
@@ -275,11 +290,29 @@ impl Cluster {
         }
     }
 
+    /// Learns where the leader is that `peer` knows. Where it is not there, a call says why.
+    pub(super) async fn find_leader(
+        &self,
+        peer: NodeId,
+        leader: &Leader,
+        deadline: Instant,
+    ) -> NodeId {
+        let leader_id = NodeId(leader.node_id);
+        if let (Some(transport), Some(place)) = (self.transport(), leader.address.clone())
+            && leader_id != peer
+            && let Some(address) = place.address()
+        {
+            let _ = transport.discover(&address, deadline.min(Instant::now() + PATIENCE)).await;
+        }
+        leader_id
+    }
+
     /// A node that takes part but hears of no leader makes itself known to it, until the quorum
     /// stops. `say` hears why the leader does not want it.
     pub async fn stay_known(self, say: impl Fn(Option<String>)) {
         let Some(quorum) = self.quorum() else { return };
         let mut status = quorum.watch_status();
+        let mut told = None;
         loop {
             if status.wait_for(|status| status.raft.leader.is_none()).await.is_err() {
                 return;
@@ -287,6 +320,7 @@ impl Cluster {
             let until = Instant::now() + 2 * ROUND;
             let found = timeout_at(until, status.wait_for(|status| status.raft.leader.is_some()));
             if found.await.is_ok() {
+                told = None;
                 say(None);
                 continue;
             }
@@ -297,10 +331,16 @@ impl Cluster {
                     continue;
                 }
                 match self.join_through(&peer, &standing, peer_id).await {
-                    Ok(_) => say(None),
+                    Ok(_) => {
+                        told = None;
+                        say(None);
+                    }
+                    // It is asked again every second, and may say the same for days.
+                    Err(why) if told.as_ref() == Some(&why) => {}
                     Err(why) => {
                         warn!("{why}");
-                        say(Some(why));
+                        say(Some(why.clone()));
+                        told = Some(why);
                     }
                 }
                 break;
@@ -338,4 +378,57 @@ fn waits_for(own: NodeId, found: &[(Address, Seed)]) -> String {
          run `ottla cluster bootstrap --voters {voters}` once, for any one of them{silent}",
         names.join(", ")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        base::{ClusterId, DirectoryId},
+        cluster::ClusterConfig,
+        quorum::Member,
+    };
+
+    fn waiting() -> (Cluster, Bootstrap) {
+        let directory_id = DirectoryId(uuid::Uuid::from_u128(1));
+        let member = Member { node_id: NodeId(1), directory_id };
+        let config = ClusterConfig {
+            member,
+            cluster_id: None,
+            seeds: Vec::new(),
+            voters_target: 0,
+            suspicion_timeout: Duration::ZERO,
+            seed: 1,
+        };
+        let cluster_id = ClusterId(uuid::Uuid::from_u128(2));
+        (Cluster::new(config), Bootstrap::single(member, cluster_id))
+    }
+
+    fn promise(founding: &[u8]) -> Promise {
+        Promise { founding: founding.to_vec() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_promise_outlives_looks_around_and_attempts_to_join() {
+        let (cluster, bootstrap) = waiting();
+        let formation = &cluster.0.formation;
+        formation.promise(promise(b"first")).unwrap();
+        cluster.look_around().await.unwrap_err();
+        assert!(formation.begin_joining());
+        formation.name(b"first", bootstrap.clone()).unwrap_err();
+        formation.end_joining();
+        formation.promise(promise(b"second")).unwrap_err();
+        formation.name(b"second", bootstrap.clone()).unwrap_err();
+        formation.name(b"first", bootstrap).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_promise_ends_by_itself() {
+        let (cluster, bootstrap) = waiting();
+        let formation = &cluster.0.formation;
+        formation.promise(promise(b"first")).unwrap();
+        sleep(PROMISE).await;
+        formation.name(b"first", bootstrap).unwrap_err();
+        formation.promise(promise(b"second")).unwrap();
+    }
 }

@@ -81,7 +81,10 @@ impl Cluster {
                     biased;
                     answer = self.ask(leader, ask.clone(), deadline) => answer,
                     // One that hangs is not waited for once it is not the leader any more.
-                    Ok(_) = status.wait_for(is_other), if again => {
+                    Ok(_) = status.wait_for(is_other) => {
+                        if !again {
+                            return Err(LeaderError::Unknown);
+                        }
                         unknown = true;
                         continue;
                     }

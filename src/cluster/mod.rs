@@ -6,13 +6,14 @@
 //! - somebody names it a first voter: the founding, once, of [`Cluster::bootstrap`];
 //! - a seed belongs to a cluster: the node asks its leader to be taken in, as a learner.
 //!
-//! A founding asks every seed and voter for a promise first, which is void once the next founding was
-//! promised or after ten seconds; only who holds all of them names the voters. So of two
+//! A founding asks every seed and voter for a promise first, which is void once the next founding
+//! was promised or after ten seconds; only who holds all of them names the voters. So of two
 //! foundings that share a node at most one comes about, and one is refused that meets a node with a
 //! past. A first voter that missed the news learns them from any other.
 //!
 //! # State it owns
-//! What this node has promised, the node ids behind Raft's peer ids, and the transport's address book.
+//! What this node has promised, the node ids behind Raft's peer ids, and the transport's address
+//! book.
 //!
 //! # Invariants
 //! - A Raft message or snapshot of a peer id is taken only from the node and directory that the
@@ -29,11 +30,14 @@ mod book;
 mod bootstrap;
 mod controllers;
 mod description;
+mod figures;
 mod formation;
 mod leader;
 mod peers;
 mod service;
 mod snapshots;
+mod summary;
+mod suspicion;
 mod voters;
 mod wire;
 
@@ -41,6 +45,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -52,8 +57,13 @@ pub use self::{
     bootstrap::{BootstrapError, Founded},
     controllers::Controllers,
     description::{Description, Replica},
+    figures::{
+        BrokerState, BrokerSummary, ClusterSummary, LagFigures, MovesSummary, NodeFigures,
+        SayFigures,
+    },
     leader::LeaderError,
     service::Plane,
+    summary::{FoundingSummary, MemberRole, MemberSummary, NodeSummary, QuorumSummary},
     voters::{VotersChange, VotersError},
 };
 use crate::{
@@ -61,7 +71,7 @@ use crate::{
     config::Address,
     controller::{Controller, driver},
     quorum::{Handle, Member, Peers},
-    transport::Transport,
+    transport::{Stream, StreamClass, Transport},
 };
 
 /// Who this node is, and where it looks for others.
@@ -75,6 +85,8 @@ pub struct ClusterConfig {
     pub seeds: Vec<Address>,
     /// How many voters the leader sees to by itself; 0 for none.
     pub voters_target: usize,
+    /// After what silence a leader has a broker fenced; zero for never.
+    pub suspicion_timeout: Duration,
     /// Of foundings.
     pub seed: u64,
 }
@@ -90,10 +102,16 @@ struct Shared {
     /// Nodes that Raft messages came from, by peer id; for peers that the configuration does not
     /// name yet.
     heard: Mutex<BTreeMap<u64, NodeId>>,
+    alive: suspicion::Heard,
     transport: OnceLock<Transport>,
     quorum: OnceLock<Handle>,
     controller: OnceLock<driver::Client<Controller>>,
+    replicas: OnceLock<ServeReplicas>,
+    figures: OnceLock<SayFigures>,
 }
+
+/// Serves a stream of replicas that a peer has opened. Must not block.
+pub type ServeReplicas = Box<dyn Fn(StreamClass, Stream) + Send + Sync>;
 
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -111,9 +129,12 @@ impl Cluster {
             formation: Formation::default(),
             rng: Mutex::new(rng),
             heard: Mutex::default(),
+            alive: suspicion::Heard::default(),
             transport: OnceLock::new(),
             quorum: OnceLock::new(),
             controller: OnceLock::new(),
+            replicas: OnceLock::new(),
+            figures: OnceLock::new(),
         }))
     }
 
@@ -143,6 +164,11 @@ impl Cluster {
     /// Whoever asks the controller while this node is it asks `controller`. Once.
     pub fn serve_controller(&self, controller: driver::Client<Controller>) {
         drop(self.0.controller.set(controller));
+    }
+
+    /// Streams of replicas that peers open from now on go to `serve`. Once.
+    pub fn serve_replicas(&self, serve: ServeReplicas) {
+        drop(self.0.replicas.set(serve));
     }
 
     /// The transport, where there is one.

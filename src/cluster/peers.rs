@@ -51,8 +51,8 @@ impl Cluster {
     }
 
     /// A message or a snapshot's header came. False where its peer id is somebody else's: a node
-    /// whose disk was replaced counts no more as what it was. Nor does a peer from before the quorum
-    /// was recovered.
+    /// whose disk was replaced counts no more as what it was. Nor does a peer from before the
+    /// quorum was recovered.
     pub(super) fn hear(&self, from: &PeerInfo, message: &Message) -> bool {
         let Some(quorum) = self.quorum() else { return false };
         let status = quorum.status();

@@ -47,6 +47,7 @@ impl Service for Plane {
         if let (false, Some(quorum)) = (is_snapshot, cluster.quorum())
             && cluster.hear(from, &message)
         {
+            cluster.0.alive.note(from.node_id);
             quorum.step(message);
         }
     }
@@ -70,8 +71,12 @@ impl Service for Plane {
         let Some(cluster) = self.cluster() else { return };
         match class {
             StreamClass::Snapshot => drop(tokio::spawn(snapshots::receive(cluster, stream))),
-            // Dropped, so that the peer sees it cancelled.
-            StreamClass::Replica | StreamClass::CatchUp => {}
+            StreamClass::Replica | StreamClass::CatchUp => {
+                // While this node opens its logs it is dropped, and the peer sees it cancelled.
+                if let Some(serve) = cluster.0.replicas.get() {
+                    serve(class, stream);
+                }
+            }
         }
     }
 
@@ -96,6 +101,10 @@ impl Cluster {
             },
             Ask::Found(found) => self.become_voter(&found, deadline).await,
             Ask::Join(join) => self.take_in(from, &join, deadline).await,
+            Ask::Figures(_) => match self.figures_here() {
+                Some(figures) => Answer::Figures(figures),
+                None => Answer::refused("it is starting"),
+            },
             Ask::Controller(_) | Ask::Voters(_) | Ask::Describe(_) => {
                 self.serve_as_leader(ask, deadline).await
             }
@@ -107,7 +116,7 @@ impl Cluster {
         match ask {
             Ask::Controller(request) => self.decide_for(request, deadline).await,
             Ask::Voters(voters) => self.change_voters_here(voters, deadline).await,
-            Ask::Describe(_) => self.describe_here(),
+            Ask::Describe(_) => self.describe_here(deadline).await,
             _ => Answer::refused("this is not for the leader"),
         }
     }

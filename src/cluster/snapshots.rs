@@ -1,14 +1,15 @@
 //! Snapshots of the metadata over a stream of their own.
 //!
-//! The sender writes the header and learns from where to go on; then it writes chunk after chunk, as
-//! fast as the receiver takes them, and ends its side; then the receiver says that it has all. Where
-//! the stream breaks, both begin again behind what is staged.
+//! The sender writes the header and learns from where to go on; then it writes chunk after chunk,
+//! as fast as the receiver takes them but no faster than [`BYTES_PER_SECOND`], and ends its side;
+//! then the receiver says that it has all.
+//! Where the stream breaks, both begin again behind what is staged.
 
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use protobuf::Message as _;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::Cluster;
@@ -28,6 +29,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long either side may take for one step.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a snapshot may take of the processors and disks of both sides, which have changes to make
+/// meanwhile that others wait for.
+const BYTES_PER_SECOND: u32 = 20 << 20;
 /// Chunks are far below this, single pairs too.
 const FRAME_MAX_BYTES: usize = 8 << 20;
 
@@ -98,10 +102,15 @@ async fn send(transport: &Transport, node: NodeId, source: &SnapshotSource) -> R
     let reply = in_time(receiver.read_frame(FRAME_MAX_BYTES)).await?;
     let mut position = position(reply.ok_or(Broken::Malformed)?)?;
     let mut sent_bytes = 0;
+    let mut due = Instant::now();
     while let Some((chunk, next)) = source.chunk(&position).await? {
-        sent_bytes += chunk.len() as u64;
+        let length = chunk.len();
+        sent_bytes += length as u64;
         in_time(sender.write_frame(&mut [chunk])).await?;
         position = next;
+        due +=
+            Duration::from_secs(1) * u32::try_from(length).unwrap_or(u32::MAX) / BYTES_PER_SECOND;
+        sleep_until(due).await;
     }
     sender.finish();
     match in_time(receiver.read_frame(FRAME_MAX_BYTES)).await? {

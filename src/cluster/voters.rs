@@ -153,8 +153,8 @@ impl Cluster {
         }
     }
 
-    /// While this node leads and voters are missing: promotes learners that have caught up, but none
-    /// that an operator has removed.
+    /// While this node leads and voters are missing: promotes learners that have caught up, but
+    /// none that an operator has removed.
     pub async fn keep_voters(self, mut stop: watch::Receiver<bool>) {
         let target = self.0.config.voters_target;
         let Some(quorum) = self.quorum().filter(|_| target > 0) else { return };

@@ -34,6 +34,9 @@ pub(super) enum Ask {
     /// How the quorum stands. Only the leader knows.
     #[prost(message, tag = "7")]
     Describe(Describe),
+    /// What the node holds and does.
+    #[prost(message, tag = "8")]
+    Figures(Figures),
 }
 
 /// The answer to an [`Ask`].
@@ -63,17 +66,20 @@ pub(super) enum Answer {
     /// It may yet happen, or not: the leadership was lost meanwhile.
     #[prost(message, tag = "8")]
     Unknown(Done),
+    /// To [`Ask::Figures`].
+    #[prost(message, tag = "9")]
+    Figures(super::NodeFigures),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct AskFrame {
-    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     ask: Option<Ask>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct AnswerFrame {
-    #[prost(oneof = "Answer", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Answer", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     answer: Option<Answer>,
 }
 
@@ -109,6 +115,9 @@ pub(super) struct Done {}
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Describe {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Figures {}
 
 /// How a node stands.
 #[derive(Clone, PartialEq, prost::Message)]

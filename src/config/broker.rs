@@ -8,6 +8,8 @@ config_struct! {
     BrokerConfig from BrokerLayers<'_> {
         /// Create topics on a client's metadata request.
         auto_create_topics_enable: bool = "auto.create.topics.enable",
+        /// Hand leadership back to preferred replicas.
+        auto_leader_rebalance_enable: bool = "auto.leader.rebalance.enable",
         /// Time between two heartbeats to the controller.
         broker_heartbeat_interval_ms: i32 = "broker.heartbeat.interval.ms",
         /// Time without a heartbeat until a broker is fenced.
@@ -20,6 +22,8 @@ config_struct! {
         delete_topic_enable: bool = "delete.topic.enable",
         /// Most bytes of one fetch response.
         fetch_max_bytes: i32 = "fetch.max.bytes",
+        /// Bytes a second that replicas take in that are throttled as followers.
+        follower_replication_throttled_rate: i64 = "follower.replication.throttled.rate",
         /// Time an empty classic group waits for members.
         group_initial_rebalance_delay_ms: i32 = "group.initial.rebalance.delay.ms",
         /// Largest session timeout of a classic group.
@@ -28,6 +32,11 @@ config_struct! {
         group_max_size: i32 = "group.max.size",
         /// Smallest session timeout of a classic group.
         group_min_session_timeout_ms: i32 = "group.min.session.timeout.ms",
+        /// Bytes a second that are sent for replicas that are throttled as leaders.
+        leader_replication_throttled_rate: i64 = "leader.replication.throttled.rate",
+        /// Time between two looks for leaders that are not preferred.
+        leader_imbalance_check_interval_seconds: i64 =
+            "leader.imbalance.check.interval.seconds",
         /// Pause of an idle compaction.
         log_cleaner_backoff_ms: i64 = "log.cleaner.backoff.ms",
         /// Memory for keys in compaction.
@@ -58,6 +67,9 @@ config_struct! {
         max_request_partition_size_limit: i32 = "max.request.partition.size.limit",
         /// Largest batch, unless a topic says otherwise.
         message_max_bytes: i32 = "message.max.bytes",
+        /// Replicas that are copied to another log directory at a time; as many as there are
+        /// directories where unset.
+        num_replica_alter_log_dirs_threads: Option<i32> = "num.replica.alter.log.dirs.threads",
         /// Partitions of a topic created without saying how many.
         num_partitions: i32 = "num.partitions",
         /// Threads that load the logs of a directory.
@@ -78,10 +90,30 @@ config_struct! {
         offsets_topic_replication_factor: i16 = "offsets.topic.replication.factor",
         /// Segment size of the offsets topic.
         offsets_topic_segment_bytes: i32 = "offsets.topic.segment.bytes",
+        /// Spread replicas and leaders evenly.
+        ottla_balancer_enable: bool = "ottla.balancer.enable",
+        /// Time between two looks for what is uneven.
+        ottla_balancer_check_interval_seconds: i32 = "ottla.balancer.check.interval.seconds",
+        /// Partitions that the balancer moves at a time.
+        ottla_balancer_concurrent_moves: i32 = "ottla.balancer.concurrent.moves",
+        /// Bytes a second of what the balancer moves; 0 without limit.
+        ottla_balancer_throttle_bytes_per_second: i64 =
+            "ottla.balancer.throttle.bytes.per.second",
+        /// The broker shall be empty.
+        ottla_broker_drain: bool = "ottla.broker.drain",
+        /// Time after which the replicas of a failed log directory begin anew in another one.
+        ottla_log_dir_replacement_grace_ms: i64 = "ottla.log.dir.replacement.grace.ms",
         /// Time that a producer's state is kept.
         producer_id_expiration_ms: i32 = "producer.id.expiration.ms",
         /// Memory of requests in flight; -1 without limit.
         queued_max_request_bytes: i64 = "queued.max.request.bytes",
+        /// Bytes a second that are copied between the log directories of the node.
+        replica_alter_log_dirs_io_max_bytes_per_second: i64 =
+            "replica.alter.log.dirs.io.max.bytes.per.second",
+        /// Time without having everything after which a replica is out of sync.
+        replica_lag_time_max_ms: i64 = "replica.lag.time.max.ms",
+        /// How a consumer finds the replica to fetch from; the leader where unset.
+        replica_selector_class: Option<String> = "replica.selector.class",
         /// Longest wait for another node.
         request_timeout_ms: i32 = "request.timeout.ms",
         /// Connections waiting to be accepted.

@@ -42,10 +42,15 @@ pub fn describe_topic(layers: TopicLayers<'_>) -> Vec<Entry> {
     public(Scope::Topic).map(|key| entry(key, layers.all(key))).collect()
 }
 
-/// Every key of a broker, and those of single listeners that are set.
+/// Every key of a broker, and those of single listeners, and internal ones, that are set: what is in
+/// force must be seen, a throttle above all.
 pub fn describe_broker(layers: BrokerLayers<'_>) -> Vec<Entry> {
-    let mut entries: Vec<Entry> =
-        public(Scope::Broker).map(|key| entry(key, layers.candidates(key, 1))).collect();
+    let describe = |key: &'static Definition| {
+        let found = layers.candidates(key, 1);
+        let is_set = found.iter().any(|one| one.source != Source::Default);
+        (is_set || !key.internal).then(|| entry(key, found))
+    };
+    let mut entries: Vec<Entry> = definitions(Scope::Broker).filter_map(describe).collect();
     let set = [
         (layers.broker, Source::Broker),
         (layers.cluster_default, Source::ClusterDefault),

@@ -8,8 +8,8 @@
 //! set at run time is kept by the metadata plane; this module only gives it meaning.
 //!
 //! Invariants: whatever enters a layer was validated by [`incremental`], [`replace`], [`new_topic`]
-//! or [`NodeConfig`]; every default of the table satisfies its own validator; every key that a typed
-//! struct reads has the type of its field.
+//! or [`NodeConfig`]; every default of the table satisfies its own validator; every key that a
+//! typed struct reads has the type of its field.
 //!
 //! It must not read a clock or keep state; the only I/O is reading the node's file.
 //!
@@ -45,6 +45,6 @@ pub use listener::{CLUSTER_LISTENER, Listener, ListenerError, SecurityProtocol};
 pub use node::{
     Address, ClusterTls, LoadError, LogFormat, NodeConfig, Problem, ProblemReason, Warning,
 };
-pub use topic::{CleanupPolicy, CompressionType, TimestampType, TopicConfig};
+pub use topic::{CleanupPolicy, CompressionType, ThrottledReplicas, TimestampType, TopicConfig};
 pub use validator::Validator;
 pub use value::{InvalidReason, Value};

@@ -33,7 +33,8 @@ pub struct NodeConfig {
     pub data_dirs: Vec<PathBuf>,
     /// `listeners`: where clients connect.
     pub listeners: Vec<Listener>,
-    /// `advertised.listeners`: what clients are told. A port of 0 stands for the one that was bound.
+    /// `advertised.listeners`: what clients are told. A port of 0 stands for the one that was
+    /// bound.
     pub advertised_listeners: Vec<Listener>,
     /// `ottla.cluster.listener`: where other nodes connect.
     pub cluster_listener: Address,
@@ -45,6 +46,8 @@ pub struct NodeConfig {
     pub cluster_keep_alive: Duration,
     /// `ottla.cluster.idle.timeout.ms`.
     pub cluster_idle_timeout: Duration,
+    /// `ottla.cluster.suspicion.timeout.ms`; zero for never.
+    pub cluster_suspicion_timeout: Duration,
     /// `ottla.http.listener`: health and metrics; `None` for not at all.
     pub http_listener: Option<Address>,
     /// `ottla.seeds`: nodes to join.
@@ -229,6 +232,7 @@ impl NodeConfig {
         "node.id",
         "ottla.cluster.advertised.listener",
         "ottla.cluster.idle.timeout.ms",
+        "ottla.cluster.suspicion.timeout.ms",
         "ottla.cluster.keep.alive.ms",
         "ottla.cluster.listener",
         "ottla.cluster.tls.ca",
@@ -419,6 +423,7 @@ impl Reader<'_> {
             cluster_tls,
             cluster_keep_alive: self.millis("ottla.cluster.keep.alive.ms"),
             cluster_idle_timeout: self.millis("ottla.cluster.idle.timeout.ms"),
+            cluster_suspicion_timeout: self.millis("ottla.cluster.suspicion.timeout.ms"),
             http_listener,
             // Those that are no addresses were refused by the key's validator.
             seeds: self.texts("ottla.seeds").iter().filter_map(|text| address(text)).collect(),

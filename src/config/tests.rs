@@ -378,6 +378,12 @@ fn a_description_tells_every_source() {
     let retention = broker.iter().find(|one| one.name == "log.retention.ms").unwrap();
     assert_eq!(retention.value, None, "unset, though hours stand in for it");
     assert!(broker.len() > 330);
+    let throttle = "leader.replication.throttled.rate";
+    assert!(broker.iter().all(|one| one.name != throttle), "it is internal");
+    let dynamic = set(&[(throttle, "5000")]);
+    let broker = describe_broker(BrokerLayers { broker: &dynamic, ..brokers });
+    let one = broker.iter().find(|one| one.name == throttle).expect("it is in force");
+    assert_eq!((one.value.as_deref(), one.source), (Some("5000"), Source::Broker));
 }
 
 #[test]

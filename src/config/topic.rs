@@ -1,5 +1,7 @@
 //! The configuration of a topic, typed.
 
+use std::collections::BTreeSet;
+
 use super::fields::{FromValue, config_struct, text_enum};
 use super::layers::TopicLayers;
 use super::value::Value;
@@ -49,6 +51,45 @@ impl FromValue for CleanupPolicy {
     }
 }
 
+/// Replicas whose replication is throttled while they are out of sync (KIP-73).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ThrottledReplicas {
+    /// None of the topic.
+    #[default]
+    None,
+    /// All of the topic.
+    All,
+    /// These, as partition and broker.
+    Named(BTreeSet<(i32, i32)>),
+}
+
+impl ThrottledReplicas {
+    /// Whether the replica of `partition` on `broker` is among them.
+    pub fn contains(&self, partition: i32, broker: i32) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::Named(replicas) => replicas.contains(&(partition, broker)),
+        }
+    }
+}
+
+impl FromValue for ThrottledReplicas {
+    fn from_value(value: Option<Value>) -> Option<Self> {
+        let value = value?;
+        Some(match value.as_list() {
+            [] => Self::None,
+            [all] if all == "*" => Self::All,
+            pairs => Self::Named(pairs.iter().filter_map(|pair| replica(pair)).collect()),
+        })
+    }
+}
+
+fn replica(pair: &str) -> Option<(i32, i32)> {
+    let (partition, broker) = pair.split_once(':')?;
+    Some((partition.trim().parse().ok()?, broker.trim().parse().ok()?))
+}
+
 config_struct! {
     /// What a partition's log and the produce path need to know of their topic.
     TopicConfig from TopicLayers<'_> {
@@ -68,8 +109,14 @@ config_struct! {
         flush_messages: i64 = "flush.messages",
         /// Longest time until a record is flushed.
         flush_ms: i64 = "flush.ms",
+        /// Replicas that are throttled as followers.
+        follower_replication_throttled_replicas: ThrottledReplicas =
+            "follower.replication.throttled.replicas",
         /// Bytes of records between two index entries.
         index_interval_bytes: i32 = "index.interval.bytes",
+        /// Replicas that are throttled as leaders.
+        leader_replication_throttled_replicas: ThrottledReplicas =
+            "leader.replication.throttled.replicas",
         /// Longest time a record stays uncompacted.
         max_compaction_lag_ms: i64 = "max.compaction.lag.ms",
         /// Largest batch.

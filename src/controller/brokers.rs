@@ -77,22 +77,29 @@ pub(super) fn registered(
 }
 
 impl View<'_> {
-    pub(super) fn rules(&self, topic: &str, partition: &Partition) -> Rules {
+    pub(super) fn rules(&self, topic: &str) -> Rules {
         let min_isr = self.topic_config(topic, "min.insync.replicas");
         let min_isr = min_isr.and_then(|value| value.as_integer()).unwrap_or(1);
         let unclean = self.topic_config(topic, "unclean.leader.election.enable");
         Rules {
             unclean: unclean.is_some_and(|value| value.to_property() == "true"),
-            min_isr: usize::try_from(min_isr).unwrap_or(1).min(partition.replicas.len()),
+            min_isr: usize::try_from(min_isr).unwrap_or(1),
             elr: self.image.feature("eligible.leader.replicas.version").unwrap_or(0) > 0,
         }
     }
 }
 
 impl Controller {
-    /// Fences the brokers whose lease ran out.
+    /// Fences the brokers whose lease ran out, and does what is done at intervals.
     pub fn tick(&mut self, image: &MetadataImage, now_ms: u64) -> Decision<()> {
         let mut draft = Draft::new(image);
+        self.fence_expired(&mut draft, now_ms);
+        self.upkeep.tick(&self.config, &mut self.sizes, &mut draft, now_ms);
+        draft.decide(())
+    }
+
+    fn fence_expired(&mut self, draft: &mut Draft, now_ms: u64) {
+        let image = draft.image().clone();
         self.leases.retain(|id, lease| {
             image.broker(*id).is_some_and(|broker| broker.epoch == lease.epoch)
         });
@@ -105,18 +112,18 @@ impl Controller {
         for id in expired {
             if draft.image().broker(id).is_some_and(|broker| !broker.fenced) {
                 // Its lease stays until the image has it: what is decided here may be refused.
-                self.fence(&mut draft, id);
+                self.fence(draft, id);
             } else {
                 self.leases.remove(&id);
             }
         }
-        draft.decide(())
     }
 
     /// When [`Controller::tick`] has something to do next, if nothing else happens.
     #[must_use]
     pub fn next_tick_ms(&self) -> Option<u64> {
-        self.leases.values().map(|lease| lease.expires_ms).min()
+        let leases = self.leases.values().map(|lease| lease.expires_ms);
+        leases.chain([self.upkeep.due_ms()]).min()
     }
 
     pub(super) fn grant_leases(&mut self, image: &MetadataImage, now_ms: u64) {
@@ -314,7 +321,8 @@ impl Controller {
         }
     }
 
-    fn unfence(&self, draft: &mut Draft, id: NodeId) {
+    fn unfence(&mut self, draft: &mut Draft, id: NodeId) {
+        self.upkeep.handle_return(id);
         if let Some(mut change) = change_of(draft, id) {
             change.fenced = Some(false);
             draft.add_alone(change);
@@ -334,7 +342,8 @@ impl Controller {
                 unclean_shutdown: None,
                 acceptable: &acceptable,
                 prefer: false,
-                rules: rules.of(&View { image: &image, config: &self.config }, at.topic, partition),
+                rules: rules.of(&View { image: &image, config: &self.config }, at.topic),
+                assignment: None,
                 recovered: false,
             };
             if let Some(record) = change.build() {
@@ -368,7 +377,8 @@ impl Controller {
                 unclean_shutdown,
                 acceptable: &acceptable,
                 prefer: false,
-                rules: rules.of(&View { image: &image, config: &self.config }, at.topic, partition),
+                rules: rules.of(&View { image: &image, config: &self.config }, at.topic),
+                assignment: None,
                 recovered: false,
             };
             let record = change.build().filter(|record| {
@@ -406,18 +416,15 @@ impl Controller {
 pub(super) struct RulesByTopic(BTreeMap<TopicId, Rules>);
 
 impl RulesByTopic {
-    pub(super) fn of(&mut self, view: &View<'_>, topic: TopicId, partition: &Partition) -> Rules {
+    pub(super) fn of(&mut self, view: &View<'_>, topic: TopicId) -> Rules {
         let name = || view.image.topic(topic).map_or("", |topic| &*topic.name);
-        *self.0.entry(topic).or_insert_with(|| view.rules(name(), partition))
+        *self.0.entry(topic).or_insert_with(|| view.rules(name()))
     }
 }
 
 /// Whether the broker may lead, as far as its state and its replica's directory go.
 pub(super) fn may_lead(image: &MetadataImage, partition: &Partition, node: NodeId) -> bool {
-    image
-        .broker(node)
-        .zip(partition.directory(node))
-        .is_some_and(|(broker, directory)| broker.is_active() && broker.has_online(directory))
+    image.broker(node).is_some_and(|broker| partition.is_active_on(broker))
 }
 
 fn shares_directory(broker: &Broker, request: &BrokerRegistrationRequest) -> bool {

@@ -158,7 +158,7 @@ fn ineligible(view: &View<'_>, draft: &Draft, settings: &[Record]) -> Result<Vec
     for topic in view.image.topics() {
         for (index, partition) in &topic.partitions {
             if partition.eligible_leader_replicas.is_empty()
-                || partition.isr.len() < view.rules(&topic.name, partition).min_isr
+                || !view.rules(&topic.name).suffices(&partition.isr, partition.replicas.len())
             {
                 continue;
             }

@@ -88,11 +88,12 @@ fn assign_one(
         unclean_shutdown: leaves.then_some(node),
         acceptable: &acceptable,
         prefer: false,
-        rules: view.at(&image).rules(&topic.name, partition),
+        rules: view.at(&image).rules(&topic.name),
+        assignment: None,
         recovered: false,
     };
     let mut record = change.build().unwrap_or_else(|| PartitionChangeRecord::new(at));
-    record.directories = Some(moved.directories.iter().copied().collect());
+    record.directories.get_or_insert_with(|| moved.directories.iter().copied().collect());
     draft.add_alone(record);
     if is_lost {
         forget(draft, at, node);

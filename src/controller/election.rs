@@ -9,6 +9,10 @@
 //!
 //! While fewer than `min.insync.replicas` are in sync, whoever leaves the ISR becomes an eligible
 //! leader replica, since nothing is acknowledged without it from there on (KIP-966).
+//!
+//! Every change also ends the reassignment that is under way, if all replicas that stay are in sync
+//! with it. Where a replica leaves, the leader epoch rises, so that the leader of before stops
+//! counting on it.
 
 use std::collections::BTreeMap;
 
@@ -26,9 +30,10 @@ use crate::{
         Decision, View,
         brokers::{RulesByTopic, may_lead},
         draft::{Draft, Refusal, wire},
+        reassign::Assignment,
     },
     metadata::{
-        Partition, Topic,
+        Partition, Topic, directory,
         records::{LeaderChange, NodeList, PartitionChangeRecord},
     },
 };
@@ -39,6 +44,8 @@ pub(super) struct Change<'a> {
     pub(super) partition: &'a Partition,
     /// Who shall be in sync.
     pub(super) isr: Vec<NodeId>,
+    /// Who shall hold the partition, unless that stays as it is.
+    pub(super) assignment: Option<Assignment>,
     /// A replica that may have lost its tail: out of the ISR and of the eligible leader replicas.
     pub(super) unclean_shutdown: Option<NodeId>,
     /// Whether a broker may lead.
@@ -56,38 +63,49 @@ pub(super) struct Change<'a> {
 pub(super) struct Rules {
     /// Whether any replica may lead while none is in sync.
     pub(super) unclean: bool,
-    /// `min.insync.replicas`, at most the number of replicas.
+    /// `min.insync.replicas`.
     pub(super) min_isr: usize,
     /// Whether eligible leader replicas are kept.
     pub(super) elr: bool,
+}
+
+impl Rules {
+    /// Whether a leader may commit with these in sync, where there are so many replicas.
+    pub(super) fn suffices(&self, isr: &[NodeId], replicas: usize) -> bool {
+        isr.len() >= self.min_isr.min(replicas)
+    }
 }
 
 impl Change<'_> {
     /// The record, or `None` where nothing changes.
     pub(super) fn build(self) -> Option<PartitionChangeRecord> {
         let before = self.partition;
+        let mut target = self.assignment.clone().unwrap_or_else(|| Assignment::of(before));
         let mut isr = self.isr.clone();
+        target.complete(&mut isr);
         if isr.is_empty() && !self.rules.elr {
             // Without eligible leader replicas the last one in sync stays, to be known later.
-            isr = before.isr.to_vec();
+            isr = target.keeping(&before.isr);
         }
-        let mut elr = self.eligible(&isr);
-        let mut last_known = before.last_known_elr.to_vec();
-        let (leader, unclean) = self.elect(&isr, &elr);
+        let mut elr = self.eligible(&target, &isr);
+        let mut last_known = target.keeping(&before.last_known_elr);
+        let (leader, unclean) = self.elect(&target, &isr, &elr);
         if let Some(leader) = leader {
             if unclean {
                 (isr, elr) = (vec![leader], Vec::new());
             } else if isr.is_empty() {
                 isr = vec![leader];
                 elr.retain(|node| *node != leader);
-                if isr.len() >= self.rules.min_isr {
-                    // The minimum was lowered meanwhile: this one commits without the others.
-                    elr.clear();
-                }
+            }
+            target.complete(&mut isr);
+            elr = target.keeping(&elr);
+            if self.rules.suffices(&isr, target.replicas.len()) {
+                // The minimum was lowered meanwhile: this one commits without the others.
+                elr.clear();
             }
             last_known.clear();
-        } else if let (Some(leader), true) = (before.leader, isr.is_empty()) {
-            last_known = vec![leader];
+        } else if isr.is_empty() {
+            last_known = self.last_known(&target, last_known);
         }
         let mut record = PartitionChangeRecord::new(self.at);
         let list = |nodes: &[NodeId]| nodes.iter().copied().collect::<NodeList>();
@@ -95,7 +113,8 @@ impl Change<'_> {
         record.eligible_leader_replicas =
             (*elr != *before.eligible_leader_replicas).then(|| list(&elr));
         record.last_known_elr = (*last_known != *before.last_known_elr).then(|| list(&last_known));
-        if leader != before.leader {
+        let someone_leaves = before.replicas.iter().any(|node| !target.replicas.contains(node));
+        if leader != before.leader || someone_leaves {
             record.leader = Some(LeaderChange { leader: leader.map(|leader| leader.0) });
         }
         if unclean && !before.recovering {
@@ -103,41 +122,75 @@ impl Change<'_> {
         } else if self.recovered && before.recovering {
             record.leader_recovery_state = Some(0);
         }
+        reassigned(&mut record, before, &target);
         (record != PartitionChangeRecord::new(self.at)).then_some(record)
     }
 
-    fn eligible(&self, isr: &[NodeId]) -> Vec<NodeId> {
-        if !self.rules.elr || isr.len() >= self.rules.min_isr {
+    /// Who is to lead once nobody is known to hold all that is committed: the leader that is lost.
+    /// Where it was lost earlier, as it was shutting down, or its replica was taken away since, that
+    /// is the last one that was known to.
+    fn last_known(&self, target: &Assignment, known: Vec<NodeId>) -> Vec<NodeId> {
+        let Partition { leader, isr, eligible_leader_replicas: elr, .. } = self.partition;
+        match (leader, &**isr, &**elr) {
+            (Some(leader), ..) => target.keeping(&[*leader]),
+            (None, [last], []) | (None, [], [last]) if known.is_empty() => target.keeping(&[*last]),
+            _ => known,
+        }
+    }
+
+    fn eligible(&self, target: &Assignment, isr: &[NodeId]) -> Vec<NodeId> {
+        if !self.rules.elr || self.rules.suffices(isr, target.replicas.len()) {
             return Vec::new();
         }
-        let Partition { isr: was, eligible_leader_replicas: elr, replicas, .. } = self.partition;
+        let Partition { isr: was, eligible_leader_replicas: elr, .. } = self.partition;
         let had = |node: &&NodeId| was.contains(node) || elr.contains(node);
         let keeps = |node: &&NodeId| !isr.contains(node) && self.unclean_shutdown != Some(**node);
-        replicas.iter().filter(had).filter(keeps).copied().collect()
+        target.replicas.iter().filter(had).filter(keeps).copied().collect()
     }
 
     /// The leader, and whether its election is unclean.
-    fn elect(&self, isr: &[NodeId], elr: &[NodeId]) -> (Option<NodeId>, bool) {
+    fn elect(&self, target: &Assignment, isr: &[NodeId], elr: &[NodeId]) -> (Option<NodeId>, bool) {
         let acceptable = |node: &NodeId| (self.acceptable)(*node);
         let valid = |node: &NodeId| {
             acceptable(node) && (isr.contains(node) || (isr.is_empty() && elr.contains(node)))
         };
-        let preferred =
-            self.partition.preferred_replica().filter(|node| self.prefer && valid(node));
+        let replicas = || target.replicas.iter().copied();
+        let preferred = replicas().next().filter(|node| self.prefer && valid(node));
         let clean = preferred
             .or(self.partition.leader.filter(valid))
-            .or_else(|| self.partition.replicas.iter().copied().find(|node| valid(node)));
+            .or_else(|| replicas().find(|node| valid(node)));
         if clean.is_some() {
             return (clean, false);
         }
-        let last_known = match &*self.partition.last_known_elr {
-            [leader] if self.rules.elr && isr.is_empty() && elr.is_empty() => Some(*leader),
+        let last_known = match *target.keeping(&self.partition.last_known_elr) {
+            [leader] if self.rules.elr && isr.is_empty() && elr.is_empty() => Some(leader),
             _ => None,
         };
-        let any = || self.partition.replicas.iter().copied().find(|node| acceptable(node));
+        // A replica that is being added has the least to lose, and the least to give.
+        let settled = |node: &NodeId| acceptable(node) && !target.adding.contains(node);
+        let any = || replicas().find(settled).or_else(|| replicas().find(acceptable));
         let unclean =
             last_known.filter(acceptable).or_else(|| self.rules.unclean.then(any).flatten());
         (unclean, unclean.is_some())
+    }
+}
+
+/// What `record` must say where `target` is another assignment than that of before.
+fn reassigned(record: &mut PartitionChangeRecord, before: &Partition, target: &Assignment) {
+    let list = |nodes: &[NodeId]| nodes.iter().copied().collect::<NodeList>();
+    if *target.replicas != *before.replicas {
+        record.replicas = Some(list(&target.replicas));
+        let directory = |node: &NodeId| before.directory(*node).unwrap_or(directory::UNASSIGNED);
+        record.directories = Some(target.replicas.iter().map(directory).collect());
+    }
+    if *target.adding != *before.adding_replicas {
+        record.adding_replicas = Some(list(&target.adding));
+    }
+    if *target.removing != *before.removing_replicas {
+        record.removing_replicas = Some(list(&target.removing));
+    }
+    if target.is_balancing != before.is_balancing {
+        record.balancing = Some(target.is_balancing);
     }
 }
 
@@ -164,8 +217,8 @@ pub(super) fn elect(
             return Decision::answer(ElectLeadersResponse::default().with_error_code(code));
         }
     };
-    let mut election =
-        Election { view, wanted, draft: Draft::new(view.image), rules: RulesByTopic::default() };
+    let mut draft = Draft::new(view.image);
+    let mut election = Election { view, wanted, draft: &mut draft, rules: RulesByTopic::default() };
     let mut results = BTreeMap::<TopicName, Vec<PartitionResult>>::new();
     match request.topic_partitions {
         None => {
@@ -192,7 +245,7 @@ pub(super) fn elect(
         ReplicaElectionResult::default().with_topic(topic).with_partition_result(partitions)
     });
     let response = ElectLeadersResponse::default();
-    election.draft.decide(response.with_replica_election_results(results.collect()))
+    draft.decide(response.with_replica_election_results(results.collect()))
 }
 
 fn election_result(index: PartitionIndex, result: &Result<(), Refusal>) -> PartitionResult {
@@ -203,10 +256,21 @@ fn election_result(index: PartitionIndex, result: &Result<(), Refusal>) -> Parti
         .with_error_message(message)
 }
 
+/// Elects the preferred leaders of these partitions, as far as they can lead.
+pub(super) fn prefer(view: &View<'_>, draft: &mut Draft, partitions: &[TopicPartition]) {
+    let rules = RulesByTopic::default();
+    let mut election = Election { view, wanted: Wanted::Preferred, draft, rules };
+    for at in partitions {
+        let topic = view.image.topic(at.topic);
+        // Who cannot lead now is tried again the next time.
+        let _ = election.elect_one(topic, at.partition);
+    }
+}
+
 struct Election<'a> {
     view: &'a View<'a>,
     wanted: Wanted,
-    draft: Draft,
+    draft: &'a mut Draft,
     rules: RulesByTopic,
 }
 
@@ -230,7 +294,7 @@ impl Election<'_> {
         if needless {
             return Err(ResponseError::ElectionNotNeeded.into());
         }
-        let mut rules = self.rules.of(self.view, at.topic, partition);
+        let mut rules = self.rules.of(self.view, at.topic);
         rules.unclean |= self.wanted == Wanted::Unclean;
         let acceptable = |node: NodeId| may_lead(&image, partition, node);
         let change = Change {
@@ -241,6 +305,7 @@ impl Election<'_> {
             acceptable: &acceptable,
             prefer: true,
             rules,
+            assignment: None,
             recovered: false,
         };
         let elected = change.build().filter(|record| {

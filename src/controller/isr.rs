@@ -1,5 +1,6 @@
 //! AlterPartition: a leader says who is in sync, guarded by the partition epoch (KIP-497), and never
-//! names a broker that is fenced, shutting down or of another epoch (KIP-841, KIP-903).
+//! names a broker that is fenced, shutting down or of another epoch (KIP-841, KIP-903), or whose log
+//! directory with the replica is offline (KIP-858).
 
 use kafka_protocol::{
     ResponseError,
@@ -40,6 +41,10 @@ pub(super) fn alter(
             let answer = PartitionData::default().with_partition_index(wanted.partition_index);
             match alter_one(view, &mut draft, at, leader, wanted) {
                 Ok(()) => match draft.image().partition(at) {
+                    // The change ended a reassignment, and with it this leadership.
+                    Some(partition) if partition.leader != Some(leader) => {
+                        answer.with_error_code(ResponseError::NewLeaderElected.code())
+                    }
                     Some(partition) => state(answer, partition),
                     None => answer,
                 },
@@ -74,7 +79,8 @@ fn alter_one(
         unclean_shutdown: None,
         acceptable: &acceptable,
         prefer: false,
-        rules: view.at(&image).rules(&topic.name, partition),
+        rules: view.at(&image).rules(&topic.name),
+        assignment: None,
         recovered: wanted.leader_recovery_state == 0,
     };
     let record = change.build().unwrap_or_else(|| {
@@ -131,7 +137,8 @@ fn validate(
     let eligible = |(node, epoch): &(NodeId, Option<BrokerEpoch>)| {
         image
             .broker(*node)
-            .is_some_and(|broker| broker.is_active() && epoch.is_none_or(|e| e == broker.epoch))
+            .filter(|broker| partition.is_active_on(broker))
+            .is_some_and(|broker| epoch.is_none_or(|epoch| epoch == broker.epoch))
     };
     if members.iter().all(eligible) { Ok(isr) } else { Err(ResponseError::IneligibleReplica) }
 }

@@ -1,5 +1,5 @@
-//! Decides what the metadata becomes: topics, placement, elections, brokers and their leases,
-//! configurations, features and producer ids.
+//! Decides what the metadata becomes: topics, placement, elections, reassignments, brokers and
+//! their leases, configurations, features and producer ids.
 //!
 //! A request is one of Kafka's own messages, so that a node forwards it by its codec. A decision is
 //! the entries to propose and the answer to give once the last of them is applied; the image that
@@ -7,8 +7,8 @@
 //! record family; each element of a request is decided against the elements before it, and is
 //! refused by itself.
 //!
-//! State owned: the leases of brokers, which are soft. A new controller grants every broker a fresh
-//! one ([`Controller::activate`]).
+//! State owned: the leases of brokers and the sizes of replicas, which are soft, and when what is done
+//! at intervals is due. A new controller grants every broker a fresh lease ([`Controller::activate`]).
 //!
 //! Size: an entry is at most [`ENTRY_MAX_BYTES`]. What must not be torn (a topic with its
 //! partitions and configuration, the partitions added to one topic) fits one entry or is refused
@@ -21,6 +21,8 @@
 //! References: KIP-631, KIP-841 (fencing and ISR), KIP-858 (directories), KIP-966 (eligible leader
 //! replicas).
 
+mod away;
+pub mod balance;
 mod brokers;
 mod configs;
 mod directories;
@@ -31,22 +33,29 @@ mod features;
 mod isr;
 mod placement;
 mod producer_ids;
+mod reassign;
+mod sizes;
 mod topics;
+mod upkeep;
 mod voters;
 pub mod wire;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use kafka_protocol::messages::{
     AllocateProducerIdsRequest, AllocateProducerIdsResponse, AlterConfigsRequest,
-    AlterConfigsResponse, AlterPartitionRequest, AlterPartitionResponse,
-    AssignReplicasToDirsRequest, AssignReplicasToDirsResponse, BrokerHeartbeatRequest,
-    BrokerHeartbeatResponse, BrokerRegistrationRequest, BrokerRegistrationResponse,
-    CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
-    DeleteTopicsRequest, DeleteTopicsResponse, ElectLeadersRequest, ElectLeadersResponse,
+    AlterConfigsResponse, AlterPartitionReassignmentsRequest, AlterPartitionReassignmentsResponse,
+    AlterPartitionRequest, AlterPartitionResponse, AssignReplicasToDirsRequest,
+    AssignReplicasToDirsResponse, BrokerHeartbeatRequest, BrokerHeartbeatResponse,
+    BrokerRegistrationRequest, BrokerRegistrationResponse, CreatePartitionsRequest,
+    CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest,
+    DeleteTopicsResponse, ElectLeadersRequest, ElectLeadersResponse,
     IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, UnregisterBrokerRequest,
     UnregisterBrokerResponse, UpdateFeaturesRequest, UpdateFeaturesResponse,
 };
@@ -60,7 +69,10 @@ use crate::{
 
 use brokers::Lease;
 pub use draft::{ENTRY_MAX_BYTES, Refusal};
+use sizes::Sizes;
+pub use sizes::{ReplicaSizesRequest, ReplicaSizesResponse, TopicSizes};
 pub(crate) use topics::illegal as illegal_topic_name;
+use upkeep::Upkeep;
 pub use voters::{ExcludeVoterRequest, ExcludeVoterResponse};
 
 /// What the active controller is asked to do.
@@ -92,13 +104,16 @@ pub enum Request {
     UpdateFeatures(UpdateFeaturesRequest),
     /// Elect preferred leaders, or leaders out of sync.
     ElectLeaders(ElectLeadersRequest),
+    /// Move partitions to other brokers, or stop moving them.
+    AlterPartitionReassignments(AlterPartitionReassignmentsRequest),
     /// Keep a node from becoming a voter by itself, or allow it again.
     ExcludeVoter(ExcludeVoterRequest),
+    /// A leader says how large its partitions are.
+    ReplicaSizes(ReplicaSizesRequest),
 }
 
 /// The answer to a [`Request`], of the same name.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs)] // The variants are those of `Request`.
 pub enum Response {
     CreateTopics(CreateTopicsResponse),
     DeleteTopics(DeleteTopicsResponse),
@@ -113,7 +128,9 @@ pub enum Response {
     AllocateProducerIds(AllocateProducerIdsResponse),
     UpdateFeatures(UpdateFeaturesResponse),
     ElectLeaders(ElectLeadersResponse),
+    AlterPartitionReassignments(AlterPartitionReassignmentsResponse),
     ExcludeVoter(ExcludeVoterResponse),
+    ReplicaSizes(ReplicaSizesResponse),
 }
 
 /// What to propose, and what to answer once all of it is applied (at once where it is nothing).
@@ -134,13 +151,15 @@ pub struct Config {
     pub file: BTreeMap<String, String>,
     /// The cluster, which the first controller of all makes known to it.
     pub cluster_id: ClusterId,
+    /// Where it says how many moves the balancer would begin if more could be under way.
+    pub planned_moves: Arc<AtomicU64>,
 }
 
 impl Config {
     /// A controller whose file sets nothing.
     #[must_use]
-    pub const fn defaults(node: NodeId, cluster_id: ClusterId) -> Self {
-        Self { node, file: BTreeMap::new(), cluster_id }
+    pub fn defaults(node: NodeId, cluster_id: ClusterId) -> Self {
+        Self { node, file: BTreeMap::new(), cluster_id, planned_moves: Arc::default() }
     }
 }
 
@@ -149,13 +168,17 @@ impl Config {
 pub struct Controller {
     config: Config,
     leases: BTreeMap<NodeId, Lease>,
+    upkeep: Upkeep,
+    sizes: Sizes,
 }
 
 impl Controller {
     /// The core of a node that has just become the controller. `now_ms` is monotonic, of any zero.
     #[must_use]
     pub fn activate(config: Config, image: &MetadataImage, now_ms: u64) -> Self {
-        let mut controller = Self { config, leases: BTreeMap::new() };
+        let upkeep = Upkeep::begin(&View { image, config: &config }, now_ms);
+        let (leases, sizes) = (BTreeMap::new(), Sizes::default());
+        let mut controller = Self { config, leases, upkeep, sizes };
         controller.grant_leases(image, now_ms);
         controller
     }
@@ -205,7 +228,11 @@ impl Controller {
             }
             Request::UpdateFeatures(r) => features::update(&view, r).map(Response::UpdateFeatures),
             Request::ElectLeaders(r) => election::elect(&view, r).map(Response::ElectLeaders),
+            Request::AlterPartitionReassignments(r) => {
+                reassign::alter(&view, &r).map(Response::AlterPartitionReassignments)
+            }
             Request::ExcludeVoter(r) => voters::exclude(&view, r).map(Response::ExcludeVoter),
+            Request::ReplicaSizes(r) => self.sizes.report(image, &r).map(Response::ReplicaSizes),
         }
     }
 }
@@ -251,6 +278,12 @@ impl<'a> View<'a> {
     fn broker_number(&self, key: &str) -> i64 {
         let found = self.with_broker_layers(|layers| layers.find(key));
         found.value.and_then(|value| value.as_integer()).expect("the key has a number by default")
+    }
+
+    /// A key of the broker that is true or false.
+    fn broker_flag(&self, key: &str) -> bool {
+        let found = self.with_broker_layers(|layers| layers.find(key));
+        found.value.is_some_and(|value| value.to_property() == "true")
     }
 
     fn topic_config(&self, topic: &str, key: &str) -> Option<Value> {

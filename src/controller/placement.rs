@@ -8,7 +8,7 @@
 //! - Replicas of a partition are on different brokers; there are as many as was asked for.
 //! - The first replica, which will lead, is on a broker that is not fenced.
 //! - A fenced broker gets a replica only where the others do not suffice. One in controlled shutdown
-//!   counts as fenced.
+//!   counts as fenced, and so does one that is drained, unless all are.
 //!
 //! # Algorithm
 //! The brokers stand in a ring that takes one broker of each rack in turn; racks, and brokers
@@ -32,7 +32,7 @@ use rand::{Rng, RngExt, seq::SliceRandom};
 
 use crate::{
     base::NodeId,
-    controller::draft::Refusal,
+    controller::{draft::Refusal, upkeep::is_drained},
     metadata::{Broker, MetadataImage},
 };
 
@@ -75,7 +75,10 @@ impl<'a> Placer<'a> {
                 brokers.len()
             ));
         }
-        let (active, fenced): (Vec<_>, Vec<_>) = brokers.into_iter().partition(|b| b.is_active());
+        let takes = |broker: &&Broker| broker.is_active() && !is_drained(image, broker.id);
+        let some_take = brokers.iter().any(takes);
+        let (active, fenced): (Vec<_>, Vec<_>) =
+            brokers.into_iter().partition(|b| if some_take { takes(b) } else { b.is_active() });
         if active.is_empty() {
             return refuse(
                 "All brokers are currently fenced or in controlled shutdown.".to_owned(),

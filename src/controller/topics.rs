@@ -268,6 +268,29 @@ fn validate_assignment(
     replication_factor: Option<usize>,
 ) -> Result<Vec<NodeId>, Refusal> {
     let invalid = |m: String| Err(Refusal::new(ResponseError::InvalidReplicaAssignment, m));
+    let replicas = named_replicas(image, brokers)?;
+    if let Some(expected) = replication_factor.filter(|expected| *expected != replicas.len()) {
+        return invalid(format!(
+            "The manual partition assignment includes a partition with {} replica(s), but this is \
+             not consistent with previous partitions, which have {expected} replica(s).",
+            replicas.len()
+        ));
+    }
+    if !replicas.iter().any(|id| is_active(image, *id)) {
+        return invalid(format!(
+            "All brokers specified in the manual partition assignment for partition {partition} \
+             are fenced or in controlled shutdown."
+        ));
+    }
+    Ok(replicas)
+}
+
+/// The brokers that are to hold a partition, all of them known and none named twice.
+pub(super) fn named_replicas(
+    image: &MetadataImage,
+    brokers: &[BrokerId],
+) -> Result<Vec<NodeId>, Refusal> {
+    let invalid = |m: String| Err(Refusal::new(ResponseError::InvalidReplicaAssignment, m));
     if brokers.is_empty() {
         return invalid(
             "The manual partition assignment includes an empty replica list.".to_owned(),
@@ -289,19 +312,6 @@ fn validate_assignment(
             ));
         }
         replicas.push(id);
-    }
-    if let Some(expected) = replication_factor.filter(|expected| *expected != replicas.len()) {
-        return invalid(format!(
-            "The manual partition assignment includes a partition with {} replica(s), but this is \
-             not consistent with previous partitions, which have {expected} replica(s).",
-            replicas.len()
-        ));
-    }
-    if !replicas.iter().any(|id| is_active(image, *id)) {
-        return invalid(format!(
-            "All brokers specified in the manual partition assignment for partition {partition} \
-             are fenced or in controlled shutdown."
-        ));
     }
     Ok(replicas)
 }
@@ -336,6 +346,7 @@ fn new_partition(
         last_known_elr: Box::default(),
         removing_replicas: Box::default(),
         adding_replicas: Box::default(),
+        is_balancing: false,
         leader: Some(leader),
         leader_epoch: LeaderEpoch(0),
         partition_epoch: PartitionEpoch(0),
@@ -452,7 +463,7 @@ fn grow(
     }
     let additional = count - current;
     let replication_factor =
-        topic.partition(PartitionIndex(0)).map_or(1, |partition| partition.replicas.len());
+        topic.partition(PartitionIndex(0)).map_or(1, |first| first.target_replicas().count());
     let assignments = match &wanted.assignments {
         None => place(&image, additional, replication_factor as i16, rng)?,
         Some(assignments) if assignments.len() != additional => {

@@ -1,10 +1,10 @@
 //! Requests and responses of the controller as bytes, for nodes that pass them on.
 //!
-//! A request is one byte that says whether an id follows, the id (16 bytes), and Kafka's own request
-//! from its header on, without a length; a response its API key and version (`i16` each,
+//! A request is one byte that says whether an id follows, the id (16 bytes), and Kafka's own
+//! request from its header on, without a length; a response its API key and version (`i16` each,
 //! big-endian), and Kafka's own response from its header on. Each API has one version here, which
-//! all releases of a rolling upgrade know; it is on the wire, so that it can be raised. Requests that
-//! are not Kafka's have negative keys, no header, and a body in protobuf.
+//! all releases of a rolling upgrade know; it is on the wire, so that it can be raised. Requests
+//! that are not Kafka's have negative keys, no header, and a body in protobuf.
 //!
 //! Nothing reaches the codec before the shape guard has walked it.
 
@@ -47,6 +47,7 @@ macro_rules! apis {
             match request {
                 $(Request::$name(_) => Some((ApiKey::$name, $version)),)*
                 Request::ExcludeVoter(_) => None,
+                Request::ReplicaSizes(_) => None,
             }
         }
 
@@ -54,6 +55,7 @@ macro_rules! apis {
             match request {
                 $(Request::$name(body) => body.encode(into, $version),)*
                 Request::ExcludeVoter(body) => return encode_own(EXCLUDE_VOTER, body, into),
+                Request::ReplicaSizes(body) => return encode_own(REPLICA_SIZES, body, into),
             }
             .map_err(|_| WireError::Codec)
         }
@@ -70,6 +72,7 @@ macro_rules! apis {
             match response {
                 $(Response::$name(_) => Some((ApiKey::$name, $version)),)*
                 Response::ExcludeVoter(_) => None,
+                Response::ReplicaSizes(_) => None,
             }
         }
 
@@ -77,6 +80,7 @@ macro_rules! apis {
             match response {
                 $(Response::$name(body) => body.encode(into, $version),)*
                 Response::ExcludeVoter(body) => return encode_own(EXCLUDE_VOTER, body, into),
+                Response::ReplicaSizes(body) => return encode_own(REPLICA_SIZES, body, into),
             }
             .map_err(|_| WireError::Codec)
         }
@@ -117,6 +121,7 @@ apis! {
     AllocateProducerIds 0,
     UpdateFeatures 2,
     ElectLeaders 2,
+    AlterPartitionReassignments 1,
 }
 
 /// A request as bytes.
@@ -167,6 +172,9 @@ pub fn decode_request(mut bytes: Bytes) -> Result<(Request, Option<RequestId>), 
     if let Some(body) = own_body(EXCLUDE_VOTER, &bytes) {
         return Ok((Request::ExcludeVoter(prost::Message::decode(body)?), id));
     }
+    if let Some(body) = own_body(REPLICA_SIZES, &bytes) {
+        return Ok((Request::ReplicaSizes(prost::Message::decode(body)?), id));
+    }
     let (api, version) = head(&bytes)?;
     check_request(api, version, &bytes)?;
     RequestHeader::decode(&mut bytes, api.request_header_version(version))
@@ -199,6 +207,9 @@ pub fn decode_response(mut bytes: Bytes) -> Result<Response, WireError> {
     if let Some(body) = own_body(EXCLUDE_VOTER, &bytes) {
         return Ok(Response::ExcludeVoter(prost::Message::decode(body)?));
     }
+    if let Some(body) = own_body(REPLICA_SIZES, &bytes) {
+        return Ok(Response::ReplicaSizes(prost::Message::decode(body)?));
+    }
     let (api, version) = head(&bytes)?;
     bytes.advance(4);
     check_response(api, version, &bytes)?;
@@ -207,8 +218,10 @@ pub fn decode_response(mut bytes: Bytes) -> Result<Response, WireError> {
     decode_answer(api, version, &mut bytes)
 }
 
-/// The key of requests that are not Kafka's: an [`super::ExcludeVoterRequest`].
+/// The key of requests that are not Kafka's: an [`super::ExcludeVoterRequest`],
 const EXCLUDE_VOTER: i16 = -1;
+/// and a [`super::ReplicaSizesRequest`].
+const REPLICA_SIZES: i16 = -2;
 const OWN_VERSION: i16 = 0;
 
 fn encode_own(key: i16, body: &impl prost::Message, into: &mut BytesMut) -> Result<(), WireError> {
@@ -240,7 +253,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        controller::{ExcludeVoterRequest, ExcludeVoterResponse},
+        base::TopicId,
+        controller::{ExcludeVoterRequest, ExcludeVoterResponse, ReplicaSizesRequest, TopicSizes},
         protocol::StrBytes,
     };
 
@@ -262,6 +276,15 @@ mod tests {
         assert_eq!(decode_request(bytes).unwrap(), (own, named));
         let own = Response::ExcludeVoter(ExcludeVoterResponse { error_code: 35 });
         assert_eq!(decode_response(encode_response(&own).unwrap()).unwrap(), own);
+        let sizes = TopicSizes {
+            topic_id: TopicId(Uuid::from_u128(9)).into(),
+            partitions: vec![0, 4],
+            bytes: vec![7, 1 << 40],
+        };
+        let sizes = ReplicaSizesRequest { broker_id: 1, broker_epoch: 2, topics: vec![sizes] };
+        let sizes = Request::ReplicaSizes(sizes);
+        let bytes = encode_request(&sizes, None).unwrap();
+        assert_eq!(decode_request(bytes).unwrap(), (sizes, None));
         let name = StrBytes::from_static_str("numbers").into();
         let topic = CreatableTopicResult::default().with_name(name).with_num_partitions(3);
         let response = CreateTopicsResponse::default().with_topics(vec![topic]);
@@ -310,7 +333,7 @@ mod tests {
         #[test]
         fn arbitrary_bytes_do_no_harm(tail in proptest::collection::vec(any::<u8>(), 0..200)) {
             let kafka = APIS.iter().map(|(api, version)| (*api as i16, *version));
-            for (api, version) in kafka.chain([(EXCLUDE_VOTER, OWN_VERSION)]) {
+            for (api, version) in kafka.chain([(EXCLUDE_VOTER, OWN_VERSION), (REPLICA_SIZES, OWN_VERSION)]) {
                 let mut bytes = BytesMut::new();
                 bytes.put_u8(0);
                 bytes.put_i16(api);

@@ -119,7 +119,10 @@ impl Group {
         this.protocol_type = (!kind.is_empty()).then(|| kind.clone());
         this.protocol.clone_from(&metadata.protocol);
         for member in &metadata.members {
-            this.add(Member::restore(member, metadata));
+            // What is read may say anything.
+            if !this.members.contains_key(&member.id) {
+                this.add(Member::restore(member, metadata));
+            }
         }
         this.leader.clone_from(&metadata.leader);
         if !this.members.is_empty() {

@@ -106,9 +106,8 @@ pub struct Client {
     pub host: String,
 }
 
-/// What a shard is asked.
+/// What a shard is asked: Kafka's own requests, with what their headers add.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)] // Kafka's own requests, with what their headers add.
 pub enum Request {
     Join {
         request: JoinGroupRequest,
@@ -143,7 +142,6 @@ pub enum Request {
 
 /// What a shard answers. Errors that Kafka puts into the response are in the response.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs)]
 pub enum Response {
     Join(JoinGroupResponse),
     Sync(SyncGroupResponse),

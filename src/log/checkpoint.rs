@@ -14,6 +14,8 @@ pub(crate) const LOG_STARTS: &str = "log-start-offset-checkpoint";
 pub(crate) const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
 /// Up to where each log is compacted.
 pub(crate) const CLEANER: &str = "cleaner-offset-checkpoint";
+/// Where logs ended that have moved to another directory; what is left of them here is not used.
+pub(crate) const MOVED: &str = "moved-log-offset-checkpoint";
 /// The identity of the directory.
 pub(crate) const META_PROPERTIES: &str = "meta.properties";
 /// There after a clean shutdown, until the next start.

@@ -70,6 +70,9 @@ impl Log {
     #[must_use]
     pub fn dirtiness(&self, now_ms: i64, stable_offset: Offset) -> Option<Dirtiness> {
         self.check_open().ok()?;
+        if self.compacting.load(Ordering::Acquire) {
+            return None;
+        }
         let config = self.config();
         let plan = self.plan(&config, now_ms, stable_offset)?;
         let size = |(segment, _): &(Arc<Segment>, Offset)| u64::from(segment.size_bytes());
@@ -90,12 +93,17 @@ impl Log {
     /// Begins to compact what is dirty and may be touched; none beside another compaction.
     #[must_use]
     pub fn begin_compaction(self: &Arc<Self>, how: Compact) -> Option<Compaction> {
+        Some(Compaction::new(self.take_turn()?, how))
+    }
+
+    /// The right to compact the log; none while another has it.
+    pub(super) fn take_turn(self: &Arc<Self>) -> Option<Turn> {
         let free = !self.compacting.swap(true, Ordering::AcqRel);
-        free.then(|| Compaction::new(Turn(Arc::clone(self)), how))
+        free.then(|| Turn(Arc::clone(self)))
     }
 
     pub(super) fn clean_to(&self) -> Offset {
-        let point = self.disk.cleaner_points.lock().get(&*self.name).copied();
+        let point = self.disk.cleaner_points.offsets.lock().get(&*self.name).copied();
         let state = self.state.read();
         let point = point.filter(|point| *point <= state.log_end_offset);
         point.unwrap_or_default().max(state.log_start_offset)

@@ -11,13 +11,13 @@ use parking_lot::{Mutex, RwLock};
 use super::{
     checkpoint::{
         CLEAN_SHUTDOWN, CLEANER, HIGH_WATERMARKS, LOG_STARTS, META_PROPERTIES, MetaProperties,
-        Offsets, PARTITION_METADATA, RECOVERY_POINTS, decode_offsets, encode_offsets,
-        encode_partition_metadata,
+        Offsets, PARTITION_METADATA, RECOVERY_POINTS, decode_offsets, encode_partition_metadata,
     },
     config::LogConfig,
     dir::{Dir, Lock, Space},
     disk::Disk,
     error::{LogError, Operation},
+    moves,
     partition::Log,
     recovery::{Checkpointed, Recovery},
 };
@@ -25,7 +25,7 @@ use crate::base::{Offset, PartitionIndex, TopicId};
 
 /// Handles kept open of one directory.
 const MAX_HANDLES: usize = 4096;
-const DELETED: &str = "-delete";
+pub(super) const DELETED: &str = "-delete";
 
 /// Why a directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -60,23 +60,27 @@ pub enum CreateError {
 /// A directory of logs.
 #[derive(Debug)]
 pub struct LogDirectory {
-    disk: Arc<Disk>,
+    pub(super) disk: Arc<Disk>,
     _lock: Option<Box<dyn Lock>>,
     meta: RwLock<Option<MetaProperties>>,
-    logs: RwLock<BTreeMap<Arc<str>, Arc<Log>>>,
-    found: Found,
-    /// Orders the writes of checkpoints.
-    checkpoints: Mutex<()>,
+    pub(super) logs: RwLock<BTreeMap<Arc<str>, Arc<Log>>>,
+    /// Copies that are to take the place of a log in another directory, by that log's name.
+    pub(super) futures: RwLock<BTreeMap<Arc<str>, Arc<Log>>>,
+    /// Logs that have moved to another directory: what is left of them here is not used.
+    pub(super) moved: Mutex<Offsets>,
+    pub(super) found: Found,
     deletions: Mutex<u64>,
 }
 
 /// What lay in the directory when it was opened.
 #[derive(Debug, Default)]
-struct Found {
-    clean: bool,
+pub(super) struct Found {
+    pub(super) clean: bool,
     names: Vec<String>,
-    recovery_points: Offsets,
-    log_starts: Offsets,
+    /// Directories of futures, by the name of the log.
+    pub(super) futures: BTreeMap<String, String>,
+    pub(super) recovery_points: Offsets,
+    pub(super) log_starts: Offsets,
     high_watermarks: Offsets,
 }
 
@@ -108,17 +112,26 @@ impl LogDirectory {
         let mut found = Found {
             clean: disk.read_optional(CLEAN_SHUTDOWN)?.is_some(),
             names: Vec::new(),
+            futures: BTreeMap::new(),
             recovery_points: read_offsets(&disk, RECOVERY_POINTS)?,
             log_starts: read_offsets(&disk, LOG_STARTS)?,
             high_watermarks: read_offsets(&disk, HIGH_WATERMARKS)?,
         };
-        *disk.cleaner_points.lock() = read_offsets(&disk, CLEANER)?;
+        *disk.cleaner_points.offsets.lock() = read_offsets(&disk, CLEANER)?;
+        // Names of former runs are not given twice.
+        let mut last_number = 0;
         for entry in disk.run(Operation::List, "", |dir| dir.list(""))? {
+            last_number = last_number.max(number_of(&entry.name).unwrap_or(0));
             if entry.is_dir && is_log_name(&entry.name) {
                 found.names.push(entry.name);
+            } else if let Some(key) = moves::key_of(&entry.name).filter(|_| entry.is_dir) {
+                found.futures.insert(key.to_owned(), entry.name);
             }
         }
-        (*disk.recovery_points.lock()).clone_from(&found.recovery_points);
+        let moved = moves::read_moved(&disk, &found.names)?;
+        disk.recovery_points.offsets.lock().clone_from(&found.recovery_points);
+        disk.log_starts.offsets.lock().clone_from(&found.log_starts);
+        disk.high_watermarks.offsets.lock().clone_from(&found.high_watermarks);
         if found.clean {
             disk.run(Operation::Remove, CLEAN_SHUTDOWN, |dir| {
                 dir.remove_file(CLEAN_SHUTDOWN)?;
@@ -130,9 +143,10 @@ impl LogDirectory {
             _lock: Some(lock),
             meta: RwLock::new(meta),
             logs: RwLock::default(),
+            futures: RwLock::default(),
+            moved: Mutex::new(moved),
             found,
-            checkpoints: Mutex::default(),
-            deletions: Mutex::default(),
+            deletions: Mutex::new(last_number),
         })
     }
 
@@ -144,8 +158,9 @@ impl LogDirectory {
             _lock: None,
             meta: RwLock::default(),
             logs: RwLock::default(),
+            futures: RwLock::default(),
+            moved: Mutex::default(),
             found: Found::default(),
-            checkpoints: Mutex::default(),
             deletions: Mutex::default(),
         }
     }
@@ -206,8 +221,9 @@ impl LogDirectory {
 
     /// The logs that were found, each to be loaded with [`Self::load`].
     #[must_use]
-    pub fn found(&self) -> &[String] {
-        &self.found.names
+    pub fn found(&self) -> Vec<String> {
+        let moved = self.moved.lock();
+        self.found.names.iter().filter(|name| !moved.contains_key(*name)).cloned().collect()
     }
 
     /// The high watermark that was last checkpointed for a log.
@@ -226,17 +242,22 @@ impl LogDirectory {
         config: Arc<LogConfig>,
         now_ms: i64,
     ) -> Result<(Arc<Log>, Recovery), LogError> {
-        let offset = |offsets: &Offsets| offsets.get(name).copied().unwrap_or_default();
-        let checkpointed = Checkpointed {
-            clean: self.found.clean,
-            recovery_point: offset(&self.found.recovery_points),
-            log_start_offset: offset(&self.found.log_starts),
-        };
+        let checkpointed = self.checkpointed(name);
         let (log, recovery) = Log::open(&self.disk, name, config, checkpointed, now_ms)
             .map_err(|error| self.disk.fail(error))?;
         let log = Arc::new(log);
         self.logs.write().insert(Arc::clone(&log.name), Arc::clone(&log));
         Ok((log, recovery))
+    }
+
+    /// What was known of a log when the directory was opened.
+    pub(super) fn checkpointed(&self, name: &str) -> Checkpointed {
+        let offset = |offsets: &Offsets| offsets.get(name).copied().unwrap_or_default();
+        Checkpointed {
+            clean: self.found.clean,
+            recovery_point: offset(&self.found.recovery_points),
+            log_start_offset: offset(&self.found.log_starts),
+        }
     }
 
     /// A log that is open.
@@ -276,9 +297,7 @@ impl LogDirectory {
             }
             return Err(CreateError::Inconsistent { name, found: log.topic_id() });
         }
-        // A former log of that name must not lend its recovery point to this one.
-        self.disk.lower_recovery_point(&name, Offset::ZERO)?;
-        self.disk.lower_cleaner_point(&name, Offset::ZERO)?;
+        self.forget(&name)?;
         self.disk.run(Operation::Create, &name, |dir| dir.create_dir(&name))?;
         self.write_metadata(&name, topic_id)?;
         let checkpointed = Checkpointed {
@@ -292,7 +311,15 @@ impl LogDirectory {
         Ok(log)
     }
 
-    fn write_metadata(&self, name: &str, topic_id: TopicId) -> Result<(), LogError> {
+    /// A former log of that name must lend nothing to the one that is begun.
+    pub(super) fn forget(&self, name: &str) -> Result<(), LogError> {
+        let disk = &*self.disk;
+        let checkpoints =
+            [&disk.recovery_points, &disk.cleaner_points, &disk.log_starts, &disk.high_watermarks];
+        checkpoints.iter().try_for_each(|one| disk.lower(one, name, Offset::ZERO))
+    }
+
+    pub(super) fn write_metadata(&self, name: &str, topic_id: TopicId) -> Result<(), LogError> {
         let metadata = format!("{name}/{PARTITION_METADATA}");
         self.disk.run(Operation::Write, &metadata, |dir| {
             let file = dir.open(&metadata, super::dir::Open::Truncated)?;
@@ -308,18 +335,32 @@ impl LogDirectory {
     pub fn delete(&self, topic: &str, partition: PartitionIndex) -> Result<(), LogError> {
         let name = log_name(topic, partition);
         let Some(log) = self.logs.write().remove(&*name) else { return Ok(()) };
-        let _writer = log.writer.lock();
+        self.put_away(&log, DELETED)
+    }
+
+    /// Takes a log out of use and gives its directory another name.
+    pub(super) fn put_away(&self, log: &Log, suffix: &str) -> Result<(), LogError> {
+        // Both go by the names of files, which are about to be free.
+        let (_writer, _flushing) = (log.writer.lock(), log.flushing.lock());
         log.discard();
+        self.rename_away(&log.name, log.topic_id(), suffix)
+    }
+
+    pub(super) fn rename_away(
+        &self,
+        name: &str,
+        topic_id: TopicId,
+        suffix: &str,
+    ) -> Result<(), LogError> {
         let number = {
             let mut deletions = self.deletions.lock();
             *deletions += 1;
             *deletions
         };
         // The id keeps it apart from a later log of that name, the number from its other deletions.
-        let id = log.topic_id().0.simple();
-        let to = format!("{name}.{id}{number}{DELETED}");
-        self.disk.run(Operation::Rename, &name, |dir| {
-            dir.rename(&name, &to)?;
+        let to = format!("{name}.{}{number}{suffix}", topic_id.0.simple());
+        self.disk.run(Operation::Rename, name, |dir| {
+            dir.rename(name, &to)?;
             dir.sync_dir("")
         })
     }
@@ -346,24 +387,16 @@ impl LogDirectory {
     /// # Errors
     /// Where the disk fails.
     pub fn checkpoint(&self) -> Result<(), LogError> {
-        let _order = self.checkpoints.lock();
-        let logs = self.logs();
-        {
-            // Read under the lock that truncations take before they cut.
-            let mut points = self.disk.recovery_points.lock();
-            let now: Offsets =
-                logs.iter().map(|log| (log.name().to_owned(), log.recovery_point())).collect();
-            if *points != now {
-                self.disk.write_recovery_points(&now)?;
-                *points = now;
-            }
-        }
-        let starts: Vec<(&str, Offset)> = logs
-            .iter()
-            .map(|log| (log.name(), log.log_start_offset()))
-            .filter(|(_, start)| *start > Offset::ZERO)
-            .collect();
-        self.disk.replace(LOG_STARTS, encode_offsets(starts.into_iter()).as_bytes())
+        let of = |offset: fn(&Log) -> Offset| {
+            let logs = self.logs().into_iter().chain(self.futures());
+            logs.map(|log| (log.key.to_string(), offset(&log))).collect::<Offsets>()
+        };
+        self.disk.write_checkpoint(&self.disk.recovery_points, || of(Log::recovery_point))?;
+        self.disk.write_checkpoint(&self.disk.log_starts, || {
+            let mut starts = of(Log::log_start_offset);
+            starts.retain(|_, start| *start > Offset::ZERO);
+            starts
+        })
     }
 
     /// Writes the high watermarks that the caller keeps, by log name.
@@ -372,17 +405,15 @@ impl LogDirectory {
     /// Where the disk fails.
     pub fn checkpoint_high_watermarks(
         &self,
-        high_watermarks: &BTreeMap<String, Offset>,
+        now: impl FnOnce() -> BTreeMap<String, Offset>,
     ) -> Result<(), LogError> {
-        let _order = self.checkpoints.lock();
-        let offsets = high_watermarks.iter().map(|(name, offset)| (name.as_str(), *offset));
-        self.disk.replace(HIGH_WATERMARKS, encode_offsets(offsets).as_bytes())
+        self.disk.write_checkpoint(&self.disk.high_watermarks, now)
     }
 
     /// Up to where a log is compacted.
     #[must_use]
     pub fn cleaner_point(&self, name: &str) -> Option<Offset> {
-        self.disk.cleaner_points.lock().get(name).copied()
+        self.disk.cleaner_points.offsets.lock().get(name).copied()
     }
 
     /// Closes all logs in order, so that the next start has nothing to recover.
@@ -390,7 +421,7 @@ impl LogDirectory {
     /// # Errors
     /// Where the disk fails; the next start recovers then.
     pub fn close(&self) -> Result<(), LogError> {
-        let logs = self.logs();
+        let logs: Vec<_> = self.logs().into_iter().chain(self.futures()).collect();
         let mut written = false;
         for log in &logs {
             written |= log.finish()?;
@@ -404,14 +435,21 @@ impl LogDirectory {
     }
 }
 
-fn read_offsets(disk: &Disk, path: &str) -> Result<Offsets, LogError> {
+pub(super) fn read_offsets(disk: &Disk, path: &str) -> Result<Offsets, LogError> {
     match disk.read_optional(path)? {
         Some(bytes) => decode_offsets(&bytes).map_err(|damage| disk.corrupt(path, 0, damage)),
         None => Ok(Offsets::new()),
     }
 }
 
-fn is_log_name(name: &str) -> bool {
+/// The number of a directory that was taken out of use.
+fn number_of(name: &str) -> Option<u64> {
+    let of = name.strip_suffix(DELETED).or_else(|| name.strip_suffix(moves::STRAY))?;
+    of.rsplit_once('.')?.1.get(32..)?.parse().ok()
+}
+
+/// Whether a directory is named as a log that is kept.
+pub(crate) fn is_log_name(name: &str) -> bool {
     !name.ends_with(DELETED)
         && name
             .rsplit_once('-')

@@ -18,7 +18,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    checkpoint::{CLEANER, Offsets, RECOVERY_POINTS, encode_offsets},
+    checkpoint::{CLEANER, HIGH_WATERMARKS, LOG_STARTS, Offsets, RECOVERY_POINTS, encode_offsets},
     dir::{Dir, File, Open, read_all, replace},
     error::{Damage, LogError, Operation, StorageError},
 };
@@ -37,10 +37,23 @@ pub(crate) struct Disk {
     next_id: AtomicU64,
     failure: OnceLock<Arc<LogError>>,
     on_offline: Mutex<Vec<OnOffline>>,
-    /// The recovery points as the checkpoint on disk has them.
-    pub(crate) recovery_points: Mutex<Offsets>,
-    /// Up to where each log is compacted, as the checkpoint on disk has it.
-    pub(crate) cleaner_points: Mutex<Offsets>,
+    pub(crate) recovery_points: Checkpoint,
+    pub(crate) cleaner_points: Checkpoint,
+    pub(crate) log_starts: Checkpoint,
+    pub(crate) high_watermarks: Checkpoint,
+}
+
+/// A file with an offset for each log.
+pub(crate) struct Checkpoint {
+    file: &'static str,
+    /// What is in it.
+    pub(crate) offsets: Mutex<Offsets>,
+}
+
+impl Checkpoint {
+    const fn new(file: &'static str) -> Self {
+        Self { file, offsets: Mutex::new(Offsets::new()) }
+    }
 }
 
 #[derive(Default)]
@@ -92,8 +105,10 @@ impl Disk {
             next_id: AtomicU64::new(0),
             failure: OnceLock::new(),
             on_offline: Mutex::default(),
-            recovery_points: Mutex::default(),
-            cleaner_points: Mutex::default(),
+            recovery_points: Checkpoint::new(RECOVERY_POINTS),
+            cleaner_points: Checkpoint::new(CLEANER),
+            log_starts: Checkpoint::new(LOG_STARTS),
+            high_watermarks: Checkpoint::new(HIGH_WATERMARKS),
         }
     }
 
@@ -225,51 +240,57 @@ impl Disk {
         self.run_optional(Operation::Read, path, |dir| read_all(dir, path))
     }
 
-    /// Lowers a log's recovery point on disk before the log is cut below it: a crash must not find
-    /// a log that ends before what it is said to have flushed.
-    pub(crate) fn lower_recovery_point(&self, log: &str, to: Offset) -> Result<(), LogError> {
-        let mut points = self.recovery_points.lock();
-        let Some(point) = points.get_mut(log).filter(|point| **point > to) else {
-            return Ok(());
-        };
-        *point = to;
-        self.write_recovery_points(&points)
+    /// Writes the offsets that `now` finds into a checkpoint, where they are others. Nobody lowers
+    /// one of them meanwhile.
+    pub(crate) fn write_checkpoint(
+        &self,
+        checkpoint: &Checkpoint,
+        now: impl FnOnce() -> Offsets,
+    ) -> Result<(), LogError> {
+        let mut offsets = checkpoint.offsets.lock();
+        let now = now();
+        if *offsets != now {
+            self.write_offsets(checkpoint.file, &now)?;
+            *offsets = now;
+        }
+        Ok(())
     }
 
-    /// Lowers the offset up to which a log is compacted before the log is cut below it, so that
-    /// what comes in its place is not taken for clean.
-    pub(crate) fn lower_cleaner_point(&self, log: &str, to: Offset) -> Result<(), LogError> {
-        let mut points = self.cleaner_points.lock();
-        if points.get(log).is_none_or(|point| *point <= to) {
+    /// Lowers a log's offset in a checkpoint, before the log is cut below it or begun anew: what
+    /// comes in the place of its records must not be taken for what was there, flushed, clean,
+    /// deleted or committed.
+    pub(crate) fn lower(
+        &self,
+        checkpoint: &Checkpoint,
+        log: &str,
+        to: Offset,
+    ) -> Result<(), LogError> {
+        let mut offsets = checkpoint.offsets.lock();
+        if offsets.get(log).is_none_or(|offset| *offset <= to) {
             return Ok(());
         }
-        Self::set_point(&mut points, log, to);
-        self.write_cleaner_points(&points)
+        Self::set_offset(&mut offsets, log, to);
+        self.write_offsets(checkpoint.file, &offsets)
     }
 
     /// Notes up to where a log is compacted.
     pub(crate) fn raise_cleaner_point(&self, log: &str, to: Offset) -> Result<(), LogError> {
-        let mut points = self.cleaner_points.lock();
-        Self::set_point(&mut points, log, to);
-        self.write_cleaner_points(&points)
+        let mut offsets = self.cleaner_points.offsets.lock();
+        Self::set_offset(&mut offsets, log, to);
+        self.write_offsets(CLEANER, &offsets)
     }
 
-    fn set_point(points: &mut Offsets, log: &str, to: Offset) {
+    fn set_offset(offsets: &mut Offsets, log: &str, to: Offset) {
         if to == Offset::ZERO {
-            points.remove(log);
+            offsets.remove(log);
         } else {
-            points.insert(log.to_owned(), to);
+            offsets.insert(log.to_owned(), to);
         }
     }
 
-    fn write_cleaner_points(&self, points: &Offsets) -> Result<(), LogError> {
-        let points = points.iter().map(|(name, offset)| (name.as_str(), *offset));
-        self.replace(CLEANER, encode_offsets(points).as_bytes())
-    }
-
-    pub(crate) fn write_recovery_points(&self, points: &Offsets) -> Result<(), LogError> {
-        let points = points.iter().map(|(name, offset)| (name.as_str(), *offset));
-        self.replace(RECOVERY_POINTS, encode_offsets(points).as_bytes())
+    fn write_offsets(&self, file: &str, offsets: &Offsets) -> Result<(), LogError> {
+        let offsets = offsets.iter().map(|(name, offset)| (name.as_str(), *offset));
+        self.replace(file, encode_offsets(offsets).as_bytes())
     }
 
     pub(crate) fn open_handles(&self) -> usize {

@@ -12,7 +12,7 @@
 //! Invariants: a batch once visible never changes; what [`Log::flush`] answered survives a power
 //! cut; a directory that failed once is offline for good and says why.
 
-mod checkpoint;
+pub(crate) mod checkpoint;
 mod clean;
 mod compact;
 mod compaction;
@@ -24,6 +24,7 @@ mod epochs;
 mod error;
 mod header;
 mod index;
+mod moves;
 mod output;
 mod partition;
 mod producers;
@@ -43,10 +44,12 @@ pub use compact::{Compact, Dirtiness};
 pub use compaction::{CompactError, Compacted, Compaction, Step};
 pub use config::LogConfig;
 pub use dir::{Dir, Entry, File, Lock, Open, Space};
+pub(crate) use directory::is_log_name;
 pub use directory::{CreateError, LogDirectory, OpenError};
 pub use epochs::EpochStart;
 pub use error::{AppendError, Damage, LogError, Operation, StorageError};
-pub use partition::{Append, Appended, FileSlice, Log};
+pub use moves::{Copied, CopyError, CopyTurn, SwapError, copy, settle, swap};
+pub use partition::{Append, Appended, FileSlice, Log, StampedHeader};
 pub use producers::{ActiveProducer, Origin};
 pub use read::TimestampBatch;
 pub use recovery::Recovery;

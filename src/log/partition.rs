@@ -39,6 +39,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Log {
     pub(super) name: Arc<str>,
+    /// Its name in the directory's checkpoints, which a future log has from the log that it copies.
+    pub(super) key: Arc<str>,
     pub(super) topic_id: RwLock<TopicId>,
     pub(super) disk: Arc<Disk>,
     pub(super) config: RwLock<Arc<LogConfig>>,
@@ -46,6 +48,9 @@ pub struct Log {
     /// Whether a compaction runs.
     pub(super) compacting: AtomicBool,
     pub(super) state: RwLock<State>,
+    /// Whoever flushes: what one takes upon itself, such as the directory, another must not take for
+    /// done before it is.
+    pub(super) flushing: Mutex<()>,
     /// Files were made or removed since the directory was last synced.
     pub(super) dir_dirty: AtomicBool,
     pub(super) epochs_dirty: AtomicBool,
@@ -93,6 +98,9 @@ pub struct Append {
     /// Now.
     pub now_ms: i64,
 }
+
+/// The fixed part of a batch as the log holds it.
+pub type StampedHeader = [u8; HEADER_BYTES];
 
 /// What an append did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,7 +155,20 @@ impl Log {
         &self.name
     }
 
-    /// The topic's id, as `partition.metadata` has it; `NONE` where a crash came before it was safe.
+    /// The directory that it lies in.
+    #[must_use]
+    pub fn directory(&self) -> String {
+        self.disk.location()
+    }
+
+    /// The name of the log that it is, or is a copy of: `topic-0`.
+    #[must_use]
+    pub fn of(&self) -> &str {
+        &self.key
+    }
+
+    /// The topic's id, as `partition.metadata` has it; `NONE` where a crash came before it was
+    /// safe.
     #[must_use]
     pub fn topic_id(&self) -> TopicId {
         *self.topic_id.read()
@@ -192,6 +213,14 @@ impl Log {
     /// Puts other settings in force.
     pub fn set_config(&self, config: Arc<LogConfig>) {
         *self.config.write() = config;
+    }
+
+    /// Refuses where the directory has failed.
+    ///
+    /// # Errors
+    /// [`LogError::Offline`], with the first failure.
+    pub fn check_online(&self) -> Result<(), LogError> {
+        self.disk.check()
     }
 
     /// Whether the directory has failed.
@@ -276,14 +305,27 @@ impl Log {
     /// # Errors
     /// See [`AppendError`]. Nothing was appended then.
     pub fn append(&self, batches: &[Bytes], how: Append) -> Result<Appended, AppendError> {
+        self.append_stamped(batches, how).map(|(appended, _)| appended)
+    }
+
+    /// As [`Self::append`]; returns the headers as they were written too, which with the rest of the
+    /// batches is what the log holds. None of a batch that was in the log already.
+    ///
+    /// # Errors
+    /// See [`AppendError`]. Nothing was appended then.
+    pub fn append_stamped(
+        &self,
+        batches: &[Bytes],
+        how: Append,
+    ) -> Result<(Appended, Vec<StampedHeader>), AppendError> {
         let _writer = self.writer.lock();
         self.check_open()?;
         let config = self.config();
         let mut headers = self.parse(batches)?;
-        if how.origin == Origin::Client
+        if how.origin.is_client()
             && let Some(repeated) = self.find_duplicate(&headers, how)
         {
-            return Ok(repeated);
+            return Ok((repeated, Vec::new()));
         }
         let (log_end_offset, log_start_offset) = {
             let state = self.state.read();
@@ -291,13 +333,14 @@ impl Log {
         };
         let stamped = self.stamp(&mut headers, batches, how, log_end_offset)?;
         let (Some(first), Some(last)) = (headers.first().copied(), headers.last().copied()) else {
-            return Ok(Appended {
+            let nothing = Appended {
                 first_offset: log_end_offset,
                 last_offset: log_end_offset.plus(-1),
                 log_append_time_ms: None,
                 log_start_offset,
                 duplicate: false,
-            });
+            };
+            return Ok((nothing, stamped));
         };
         let size = headers.iter().map(|header| header.size_bytes() as u64).sum();
         if size > u64::from(config.segment_bytes) && how.origin != Origin::Replication {
@@ -314,13 +357,14 @@ impl Log {
         }
         segment.write(&self.disk, &mut parts)?;
         self.publish(&config, &segment, &headers, staged)?;
-        Ok(Appended {
+        let appended = Appended {
             first_offset: first.base_offset,
             last_offset: last.last_offset(),
             log_append_time_ms: how.log_append_time_ms,
             log_start_offset,
             duplicate: false,
-        })
+        };
+        Ok((appended, stamped))
     }
 
     fn parse(&self, batches: &[Bytes]) -> Result<Vec<Header>, AppendError> {
@@ -353,7 +397,7 @@ impl Log {
         batches: &[Bytes],
         how: Append,
         log_end_offset: Offset,
-    ) -> Result<Vec<[u8; HEADER_BYTES]>, AppendError> {
+    ) -> Result<Vec<StampedHeader>, AppendError> {
         let mut next = log_end_offset;
         let mut stamped = Vec::with_capacity(batches.len());
         for (header, batch) in headers.iter_mut().zip(batches) {
@@ -495,6 +539,7 @@ impl Log {
     /// # Errors
     /// Where the disk fails.
     pub fn flush(&self) -> Result<Offset, LogError> {
+        let _flushing = self.flushing.lock();
         self.check_open()?;
         let (unsynced, end, generation, epochs) = {
             let state = self.state.read();
@@ -564,7 +609,7 @@ impl Log {
     /// # Errors
     /// Where the disk fails; the next start recovers then.
     pub(super) fn finish(&self) -> Result<bool, LogError> {
-        let _writer = self.writer.lock();
+        let (_writer, _flushing) = (self.writer.lock(), self.flushing.lock());
         self.check_open()?;
         let (active, end, untouched) = {
             let state = self.state.read();
@@ -598,12 +643,16 @@ impl Log {
         state.recovery_point = state.log_end_offset;
     }
 
-    /// Refuses everything from now on and lets go of the files.
+    /// Refuses everything from now on and lets go of the files: what is under way finds none by its
+    /// name any more, as that may be another log's by then.
     pub(super) fn discard(&self) {
-        let mut state = self.state.write();
-        state.closed = true;
-        for segment in &state.segments {
-            self.disk.forget(segment.id);
+        let segments = {
+            let mut state = self.state.write();
+            state.closed = true;
+            state.segments.clone()
+        };
+        for segment in &segments {
+            segment.retire(&self.disk);
         }
     }
 }

@@ -27,10 +27,19 @@ const SNAPSHOT_HEADER_BYTES: usize = 10;
 pub enum Origin {
     /// A producer: sequences and epochs are checked.
     Client,
+    /// A producer some of whose batches may just have been refused: one that is not known yet must
+    /// begin at the beginning, lest what it sent first comes after what it sent next.
+    ClientAfterRefusal,
     /// A coordinator: epochs are checked.
     Coordinator,
     /// The partition's leader, which has checked.
     Replication,
+}
+
+impl Origin {
+    pub(crate) const fn is_client(self) -> bool {
+        matches!(self, Self::Client | Self::ClientAfterRefusal)
+    }
 }
 
 /// One batch of a producer.
@@ -189,8 +198,8 @@ impl Producers {
             }
             return Ok(());
         }
-        if origin == Origin::Client {
-            check_sequence(entry, header)?;
+        if origin.is_client() {
+            check_sequence(entry, header, origin)?;
         }
         if origin != Origin::Replication
             && entry.txn_first_offset.is_some()
@@ -269,27 +278,29 @@ impl Producers {
         active.collect()
     }
 
-    /// As Kafka has it. The one time in it, by which Kafka expires producers, is when the producer
+    /// In Kafka's format. The one time in it, by which Kafka expires producers, is when the producer
     /// last wrote.
+    // Differs from Kafka: there a producer's last batch is all that a snapshot holds, so that a
+    // producer with several in flight is told that it skipped something when it repeats an older
+    // one after the log was cut or the node stopped. Here it has an entry for each known batch, of
+    // which Kafka keeps the last.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut body = Vec::with_capacity(4 + self.entries.len() * SNAPSHOT_ENTRY_BYTES);
-        body.extend_from_slice(&(self.entries.len() as i32).to_be_bytes());
+        let mut entries = Vec::with_capacity(self.entries.len() * SNAPSHOT_ENTRY_BYTES);
         for (producer_id, entry) in &self.entries {
-            let last = entry.batches.back();
-            body.extend_from_slice(&producer_id.0.to_be_bytes());
-            body.extend_from_slice(&entry.epoch.0.to_be_bytes());
-            body.extend_from_slice(&entry.last_sequence().to_be_bytes());
-            body.extend_from_slice(&last.map_or(-1, |last| last.last_offset.0).to_be_bytes());
-            body.extend_from_slice(&last.map_or(0, |last| last.offset_delta).to_be_bytes());
-            body.extend_from_slice(&entry.seen_ms.to_be_bytes());
-            body.extend_from_slice(&entry.coordinator_epoch.to_be_bytes());
-            let first = entry.txn_first_offset.map_or(-1, |first| first.0);
-            body.extend_from_slice(&first.to_be_bytes());
+            let earlier = entry.batches.len().saturating_sub(1);
+            for batch in entry.batches.iter().take(earlier) {
+                encode_entry(&mut entries, *producer_id, entry, Some(batch), None);
+            }
+            let (last, open) = (entry.batches.back(), entry.txn_first_offset);
+            encode_entry(&mut entries, *producer_id, entry, last, open);
         }
-        let mut bytes = Vec::with_capacity(6 + body.len());
+        let count = (entries.len() / SNAPSHOT_ENTRY_BYTES) as i32;
+        let checked = crc32c::crc32c_append(crc32c::crc32c(&count.to_be_bytes()), &entries);
+        let mut bytes = Vec::with_capacity(SNAPSHOT_HEADER_BYTES + entries.len());
         bytes.extend_from_slice(&SNAPSHOT_VERSION.to_be_bytes());
-        bytes.extend_from_slice(&crc32c::crc32c(&body).to_be_bytes());
-        bytes.extend_from_slice(&body);
+        bytes.extend_from_slice(&checked.to_be_bytes());
+        bytes.extend_from_slice(&count.to_be_bytes());
+        bytes.extend_from_slice(&entries);
         bytes
     }
 
@@ -311,7 +322,12 @@ impl Producers {
         let mut producers = Self::default();
         for bytes in entries.chunks_exact(SNAPSHOT_ENTRY_BYTES) {
             let producer_id = ProducerId(i64::from_be_bytes(array(bytes, 0)));
-            let entry = decode_entry(bytes);
+            let mut entry = decode_entry(bytes);
+            let former = producers.entries.remove(&producer_id);
+            if let Some(former) = former.filter(|former| former.epoch == entry.epoch) {
+                let known = former.batches.into_iter().rev().take(BATCHES - 1);
+                known.for_each(|batch| entry.batches.push_front(batch));
+            }
             if let Some(first) = entry.txn_first_offset {
                 producers.ongoing.insert(first, producer_id);
             }
@@ -319,6 +335,23 @@ impl Producers {
         }
         Ok(producers)
     }
+}
+
+fn encode_entry(
+    bytes: &mut Vec<u8>,
+    producer_id: ProducerId,
+    entry: &Entry,
+    batch: Option<&BatchMeta>,
+    txn_first_offset: Option<Offset>,
+) {
+    bytes.extend_from_slice(&producer_id.0.to_be_bytes());
+    bytes.extend_from_slice(&entry.epoch.0.to_be_bytes());
+    bytes.extend_from_slice(&batch.map_or(-1, |batch| batch.last_sequence).to_be_bytes());
+    bytes.extend_from_slice(&batch.map_or(-1, |batch| batch.last_offset.0).to_be_bytes());
+    bytes.extend_from_slice(&batch.map_or(0, |batch| batch.offset_delta).to_be_bytes());
+    bytes.extend_from_slice(&entry.seen_ms.to_be_bytes());
+    bytes.extend_from_slice(&entry.coordinator_epoch.to_be_bytes());
+    bytes.extend_from_slice(&txn_first_offset.map_or(-1, |first| first.0).to_be_bytes());
 }
 
 fn decode_entry(bytes: &[u8]) -> Entry {
@@ -339,10 +372,10 @@ fn decode_entry(bytes: &[u8]) -> Entry {
     }
 }
 
-fn check_sequence(entry: &Entry, header: &Header) -> Result<(), AppendError> {
+fn check_sequence(entry: &Entry, header: &Header, origin: Origin) -> Result<(), AppendError> {
     // A producer that is not known, or no longer, may go on anywhere.
     let in_sequence = if entry.epoch == ProducerEpoch::NONE {
-        true
+        origin == Origin::Client || header.base_sequence == 0
     } else if entry.epoch != header.producer_epoch {
         header.base_sequence == 0
     } else {

@@ -89,6 +89,32 @@ impl Log {
         )
     }
 
+    /// About how many bytes the log has from `offset` on. Reads nothing: within a segment, records are
+    /// taken to be of one size.
+    #[must_use]
+    pub fn bytes_from(&self, offset: Offset) -> u64 {
+        let state = self.state.read();
+        let first = state.segment_at(offset);
+        let ends = state.segments.iter().skip(first + 1).map(|segment| segment.base);
+        let end = ends.chain([state.log_end_offset]).next().unwrap_or(offset);
+        let mut sizes =
+            state.segments[first..].iter().map(|segment| u64::from(segment.size_bytes()));
+        let held = sizes.next().unwrap_or(0);
+        let records = end.since(state.segments[first].base).max(1).unsigned_abs();
+        let missed = end.since(offset).max(0).unsigned_abs();
+        (u128::from(held) * u128::from(missed) / u128::from(records)) as u64 + sizes.sum::<u64>()
+    }
+
+    /// How many bytes lie behind a slice of this log.
+    #[must_use]
+    pub fn bytes_behind(&self, slice: &FileSlice) -> u64 {
+        let state = self.state.read();
+        let later = state.segments.iter().filter(|segment| segment.base > slice.segment.base);
+        let later: u64 = later.map(|segment| u64::from(segment.size_bytes())).sum();
+        let read = slice.position + u64::from(slice.len_bytes);
+        u64::from(slice.segment.size_bytes()).saturating_sub(read) + later
+    }
+
     /// The first batch at or after the log start offset that holds `timestamp_ms` or later.
     ///
     /// # Errors

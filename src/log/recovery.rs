@@ -172,17 +172,24 @@ impl Log {
             opened_clean_at: checkpointed.clean.then_some(end),
             closed: false,
         };
+        let key = super::moves::key_of(&name).map_or_else(|| Arc::clone(&name), Arc::from);
         let log = Self {
             name,
+            key,
             topic_id: RwLock::new(topic_id),
             disk: Arc::clone(disk),
             config: RwLock::new(config),
             writer: Mutex::new(()),
+            flushing: Mutex::new(()),
             compacting: AtomicBool::new(false),
             state: RwLock::new(state),
             dir_dirty: AtomicBool::new(!checkpointed.clean),
             epochs_dirty: AtomicBool::new(epochs_changed),
         };
+        if checkpointed.log_start_offset > end {
+            // What was lost had been deleted before; its offsets are never given out again.
+            log.truncate_fully_and_start_at(checkpointed.log_start_offset)?;
+        }
         log.expire_producers(now_ms);
         Ok((log, recovery))
     }

@@ -10,14 +10,14 @@ use super::{
 use crate::base::Offset;
 
 impl Log {
-    /// Cuts everything from `offset` on, leader epochs without a record included; a batch that holds
-    /// it in its middle goes whole.
+    /// Cuts everything from `offset` on, leader epochs without a record included; a batch that
+    /// holds it in its middle goes whole.
     ///
     /// # Errors
-    /// Where the disk fails.
+    /// Where the disk fails, or the log is closed.
     pub fn truncate_to(&self, offset: Offset) -> Result<(), LogError> {
         let _writer = self.writer.lock();
-        self.disk.check()?;
+        self.check_open()?;
         let (segments, start, end) = {
             let state = self.state.read();
             (state.segments.clone(), state.log_start_offset, state.log_end_offset)
@@ -36,8 +36,13 @@ impl Log {
         let segment = &segments[at];
         let cut = segment.locate(&self.disk, offset)?;
         let end = cut.map_or(offset, |cut| offset.min(cut.header.base_offset));
-        self.disk.lower_recovery_point(&self.name, end)?;
-        self.disk.lower_cleaner_point(&self.name, end)?;
+        if end <= start {
+            // What is left of the batch that goes is deleted already.
+            return self.start_over(start);
+        }
+        self.disk.lower(&self.disk.recovery_points, &self.key, end)?;
+        self.disk.lower(&self.disk.cleaner_points, &self.key, end)?;
+        self.disk.lower(&self.disk.high_watermarks, &self.key, end)?;
         {
             // Readers see the shorter log before any byte of it goes.
             let mut state = self.state.write();
@@ -67,13 +72,15 @@ impl Log {
     /// Where the disk fails.
     pub fn truncate_fully_and_start_at(&self, offset: Offset) -> Result<(), LogError> {
         let _writer = self.writer.lock();
-        self.disk.check()?;
+        self.check_open()?;
         self.start_over(offset)
     }
 
     fn start_over(&self, offset: Offset) -> Result<(), LogError> {
-        self.disk.lower_recovery_point(&self.name, Offset::ZERO)?;
-        self.disk.lower_cleaner_point(&self.name, Offset::ZERO)?;
+        self.disk.lower(&self.disk.recovery_points, &self.key, Offset::ZERO)?;
+        self.disk.lower(&self.disk.cleaner_points, &self.key, Offset::ZERO)?;
+        self.disk.lower(&self.disk.log_starts, &self.key, offset)?;
+        self.disk.lower(&self.disk.high_watermarks, &self.key, offset)?;
         let old = {
             let mut state = self.state.write();
             let old = std::mem::take(&mut state.segments);
@@ -121,7 +128,7 @@ impl Log {
     /// `OffsetOutOfRange` where `to` lies beyond `high_watermark`; else where the disk fails.
     pub fn delete_records(&self, to: Offset, high_watermark: Offset) -> Result<Offset, LogError> {
         let _writer = self.writer.lock();
-        self.disk.check()?;
+        self.check_open()?;
         {
             let mut state = self.state.write();
             let end = high_watermark.min(state.log_end_offset);
@@ -135,6 +142,13 @@ impl Log {
         Ok(self.log_start_offset())
     }
 
+    /// Raises the log start offset, as far as the log's end. The segments below go with the next
+    /// [`Self::apply_retention`].
+    pub fn raise_start(&self, to: Offset) {
+        let mut state = self.state.write();
+        state.log_start_offset = state.log_start_offset.max(to.min(state.log_end_offset));
+    }
+
     /// Removes old segments by `retention.ms` and `retention.bytes`, never beyond
     /// `high_watermark`; returns how many went.
     ///
@@ -142,7 +156,7 @@ impl Log {
     /// Where the disk fails.
     pub fn apply_retention(&self, now_ms: i64, high_watermark: Offset) -> Result<usize, LogError> {
         let _writer = self.writer.lock();
-        self.disk.check()?;
+        self.check_open()?;
         let config = self.config();
         let before = self.segment_count();
         if config.delete {

@@ -233,6 +233,7 @@ impl Partition {
         set(&mut self.last_known_elr, record.last_known_elr.as_ref());
         set(&mut self.removing_replicas, record.removing_replicas.as_ref());
         set(&mut self.adding_replicas, record.adding_replicas.as_ref());
+        self.is_balancing = record.balancing.unwrap_or(self.is_balancing);
         if let Some(list) = &record.directories {
             self.directories = list.directories.iter().map(|d| (*d).into()).collect();
         }

@@ -122,6 +122,8 @@ pub struct Partition {
     pub removing_replicas: Box<[NodeId]>,
     /// Replicas that a reassignment brings.
     pub adding_replicas: Box<[NodeId]>,
+    /// The balancer began the reassignment, at whose rate it goes.
+    pub is_balancing: bool,
     /// The leader, if there is one.
     pub leader: Option<NodeId>,
     /// Counts the leaders.
@@ -145,10 +147,30 @@ impl Partition {
         self.replicas.iter().position(|r| *r == node).map(|i| self.directories[i])
     }
 
+    /// Whether the replica on `broker` may be in sync: the broker is active, and the replica's log
+    /// directory online.
+    #[must_use]
+    pub fn is_active_on(&self, broker: &Broker) -> bool {
+        let directory = self.directory(broker.id);
+        broker.is_active() && directory.is_some_and(|directory| broker.has_online(directory))
+    }
+
+    /// The brokers that hold it once the reassignment under way, if any, has ended.
+    pub fn target_replicas(&self) -> impl Iterator<Item = NodeId> {
+        self.replicas.iter().copied().filter(|node| !self.removing_replicas.contains(node))
+    }
+
     /// Whether a reassignment is under way.
     #[must_use]
     pub fn is_reassigning(&self) -> bool {
         !self.adding_replicas.is_empty() || !self.removing_replicas.is_empty()
+    }
+
+    /// Whether a replica is out of sync that is not one that a reassignment only just brings.
+    #[must_use]
+    pub fn is_under_replicated(&self) -> bool {
+        let mut settled = self.replicas.iter().filter(|node| !self.adding_replicas.contains(node));
+        settled.any(|node| !self.isr.contains(node))
     }
 
     pub(crate) fn to_record(&self, at: TopicPartition) -> PartitionRecord {
@@ -167,6 +189,7 @@ impl Partition {
             directories: self.directories.iter().map(|d| (*d).into()).collect(),
             eligible_leader_replicas: nodes(&self.eligible_leader_replicas),
             last_known_elr: nodes(&self.last_known_elr),
+            balancing: self.is_balancing,
         }
     }
 
@@ -180,6 +203,7 @@ impl Partition {
             last_known_elr: nodes(&record.last_known_elr),
             removing_replicas: nodes(&record.removing_replicas),
             adding_replicas: nodes(&record.adding_replicas),
+            is_balancing: record.balancing,
             leader: record.leader.map(NodeId),
             leader_epoch: LeaderEpoch(record.leader_epoch),
             partition_epoch: PartitionEpoch(record.partition_epoch),

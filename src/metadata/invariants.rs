@@ -97,6 +97,7 @@ impl MetadataImage {
 
     fn check_partition(&self, partition: &Partition) -> Result<(), &'static str> {
         let Partition { replicas, isr, eligible_leader_replicas: elr, .. } = partition;
+        let Partition { adding_replicas: adding, removing_replicas: removing, .. } = partition;
         let distinct = |list: &[NodeId]| (1..list.len()).all(|i| !list[..i].contains(&list[i]));
         let is_replica = |node: &NodeId| replicas.contains(node);
         let fenced = |node: NodeId| self.broker(node).is_none_or(|broker| broker.fenced);
@@ -118,8 +119,12 @@ impl MetadataImage {
                 !isr.is_empty() || !elr.is_empty() || partition.leader.is_none(),
                 "someone is in sync",
             ),
-            (partition.adding_replicas.iter().all(is_replica), "an added replica is a replica"),
-            (partition.removing_replicas.iter().all(is_replica), "a removed replica is one yet"),
+            (adding.iter().all(is_replica), "an added replica is a replica"),
+            (removing.iter().all(is_replica), "a removed replica is one yet"),
+            (!partition.is_balancing || !adding.is_empty(), "the balancer adds replicas"),
+            (distinct(adding) && distinct(removing), "no replica is added or removed twice"),
+            (!adding.iter().any(|node| removing.contains(node)), "no added replica is removed"),
+            (partition.target_replicas().next().is_some(), "a reassignment leaves a replica"),
         ];
         rules.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, rule)| Err(rule))
     }

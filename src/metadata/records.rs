@@ -298,6 +298,10 @@ pub struct PartitionRecord {
     /// The replicas that were last known to be eligible before an unclean stop.
     #[prost(uint32, repeated, tag = "13")]
     pub last_known_elr: Vec<u32>,
+    /// The balancer began the reassignment that is under way. Who does not know the field goes on
+    /// without the balancer's throttle.
+    #[prost(bool, tag = "14")]
+    pub balancing: bool,
 }
 
 /// What of a partition changed; an absent field did not.
@@ -339,6 +343,9 @@ pub struct PartitionChangeRecord {
     /// See [`PartitionRecord::last_known_elr`].
     #[prost(message, optional, tag = "11")]
     pub last_known_elr: Option<NodeList>,
+    /// See [`PartitionRecord::balancing`].
+    #[prost(bool, optional, tag = "12")]
+    pub balancing: Option<bool>,
 }
 
 impl PartitionChangeRecord {

@@ -1,8 +1,9 @@
 //! The seam between connections and what answers their requests.
 //!
-//! A request is handled in two stages. [`Handler::start`] does what must happen in the order in which the
-//! client sent its requests; what may take longer and need not hold up the next request is
-//! handed back as a [`Started::Later`]. Responses leave in the order of their requests all the same.
+//! A request is handled in two stages. [`Handler::start`] does what must happen in the order in
+//! which the client sent its requests; what may take longer and need not hold up the next request
+//! is handed back as a [`Started::Later`]. Responses leave in the order of their requests all the
+//! same.
 
 use std::{fmt, io, net::SocketAddr, os::fd::BorrowedFd, sync::Arc};
 
@@ -167,8 +168,8 @@ pub trait RecordSource: Send + Sync + 'static {
     /// Where the bytes cannot be read, `UnexpectedEof` where they are no longer there.
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<()>;
 
-    /// Whether `length` bytes from `position` on are in memory, so that reading or sending them does
-    /// not wait for a disk. A guess: pages may be evicted at any time.
+    /// Whether `length` bytes from `position` on are in memory, so that reading or sending them
+    /// does not wait for a disk. A guess: pages may be evicted at any time.
     fn is_cached(&self, position: u64, length: usize) -> bool;
 
     /// The file that they lie in one after the other, and where they begin, if they do.

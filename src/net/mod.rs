@@ -5,8 +5,8 @@
 //!
 //! Invariants:
 //! - Requests of a connection are started, and answered, in the order in which they arrived.
-//! - Memory is bounded: requests by `request_memory_bytes` plus the largest request, records under way
-//!   by the pool of buffers plus 4 KiB per slow client, pipelines by `max_in_flight_requests`.
+//! - Memory is bounded: requests by `request_memory_bytes` plus the largest request, records under
+//!   way by the pool of buffers plus 4 KiB per slow client, pipelines by `max_in_flight_requests`.
 //! - No client holds anything for ever: every wait for one has a deadline.
 //!
 //! It must not decode requests beyond their API key, nor read files except through

@@ -268,9 +268,10 @@ pub(super) async fn heartbeat(
             () = time::sleep(every) => {}
             // The sooner others lead what was in a log directory that has failed.
             Ok(()) = failures.changed() => {}
-            // The sooner one that waits for this node to know may go.
+            // The sooner one that waits for this node to know may go, and this one is unfenced.
             () = context.published.wait_until(|image| {
-                image.applied_index() > told && image.brokers().any(|one| one.id != own && leaves(one))
+                let waits = |one: &Broker| if one.id == own { one.fenced } else { leaves(one) };
+                image.applied_index() > told && image.brokers().any(|one| waits(one))
             }) => {}
         }
         told = context.image().applied_index();

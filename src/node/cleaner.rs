@@ -27,12 +27,13 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
+use super::pace::Pace;
 use crate::{
     api::Context,
     base::{Offset, TopicPartition},
     config::BrokerConfig,
     log::{Compact, CompactError, Compacted, Compaction, LogConfig, LogError},
-    replication::{Isolation, Partition},
+    replication::Partition,
 };
 
 /// How soon changed settings are taken up.
@@ -109,7 +110,7 @@ enum Outcome {
 struct Cleaner {
     context: Context,
     metrics: Metrics,
-    throttle: Arc<Mutex<Throttle>>,
+    throttle: Arc<Mutex<Pace>>,
     stop: watch::Receiver<bool>,
     running: JoinSet<(Arc<Partition>, Outcome, Duration)>,
     busy: BTreeSet<TopicPartition>,
@@ -121,7 +122,7 @@ pub(super) async fn run(context: Context, metrics: Metrics, mut stop: watch::Rec
     let mut cleaner = Cleaner {
         context,
         metrics,
-        throttle: Arc::new(Mutex::new(Throttle::new())),
+        throttle: Arc::new(Mutex::new(Pace::new())),
         stop: stop.clone(),
         running: JoinSet::new(),
         busy: BTreeSet::new(),
@@ -184,9 +185,7 @@ impl Cleaner {
     }
 
     fn begin(&mut self, partition: Arc<Partition>, config: &BrokerConfig) -> bool {
-        let Some(stable_offset) = partition.visible_end(Isolation::ReadCommitted) else {
-            return false;
-        };
+        let stable_offset = partition.stable_end();
         let threads = usize::try_from(config.log_cleaner_threads).unwrap_or(1).max(1);
         let memory = usize::try_from(config.log_cleaner_dedupe_buffer_size_bytes).unwrap_or(0);
         let how = Compact {
@@ -211,7 +210,8 @@ impl Cleaner {
     fn ended(&mut self, partition: &Partition, outcome: Outcome, took: Duration) -> bool {
         self.busy.remove(&partition.id());
         self.metrics.running.set(self.busy.len() as f64);
-        let log = partition.log().name();
+        let log = partition.log();
+        let log = log.name();
         match outcome {
             Outcome::GivenUp => debug!(log, "a compaction was given up"),
             Outcome::Done(done) => {
@@ -261,7 +261,7 @@ impl Cleaner {
 /// The partition that gains most, and the highest share of dirty bytes. Blocks.
 fn look(candidates: Vec<Arc<Partition>>, now_ms: i64) -> (Option<Arc<Partition>>, f64) {
     let dirty = candidates.into_iter().filter_map(|partition| {
-        let stable_offset = partition.visible_end(Isolation::ReadCommitted)?;
+        let stable_offset = partition.stable_end();
         let dirtiness = partition.log().dirtiness(now_ms, stable_offset)?;
         Some((dirtiness, partition))
     });
@@ -280,7 +280,7 @@ fn look(candidates: Vec<Arc<Partition>>, now_ms: i64) -> (Option<Arc<Partition>>
 async fn compact(
     mut compaction: Compaction,
     context: Context,
-    throttle: Arc<Mutex<Throttle>>,
+    throttle: Arc<Mutex<Pace>>,
     mut stop: watch::Receiver<bool>,
 ) -> Outcome {
     let blocking = context.partitions.blocking();
@@ -312,32 +312,5 @@ async fn compact(
                 }
             }
         }
-    }
-}
-
-/// Bytes that were read and written and that `log.cleaner.io.max.bytes.per.second` does not allow
-/// for yet.
-struct Throttle {
-    debt_bytes: f64,
-    since: Instant,
-}
-
-impl Throttle {
-    fn new() -> Self {
-        Self { debt_bytes: 0.0, since: Instant::now() }
-    }
-
-    fn spend(&mut self, bytes: u64) {
-        self.debt_bytes += bytes as f64;
-    }
-
-    /// How long to wait at `rate` bytes a second before anything more is read.
-    fn wait(&mut self, rate: f64) -> Option<Duration> {
-        let now = Instant::now();
-        let passed = now.duration_since(self.since).as_secs_f64();
-        self.since = now;
-        self.debt_bytes = (self.debt_bytes - passed * rate.max(1.0)).max(0.0);
-        let wait = Duration::try_from_secs_f64(self.debt_bytes / rate.max(1.0));
-        wait.ok().filter(|wait| *wait >= Duration::from_millis(1))
     }
 }

@@ -19,6 +19,8 @@ use crate::{
 const CERTIFICATES: &str = "certificates";
 /// The most voters that a cluster for development has.
 const VOTERS_MAX: u16 = 5;
+/// How many replicas a topic has at most unless it says how many.
+const REPLICAS_MAX: u16 = 3;
 
 /// A node for development.
 #[derive(Debug, Clone)]
@@ -42,6 +44,11 @@ impl DevNode {
     #[must_use]
     pub fn voters(&self) -> u16 {
         self.of.min(VOTERS_MAX).div_ceil(2) * 2 - 1
+    }
+
+    /// How many replicas a topic has that is created without saying how many.
+    fn replicas(&self) -> u16 {
+        self.of.min(REPLICAS_MAX)
     }
 
     /// Where operators look at it.
@@ -73,8 +80,10 @@ impl DevNode {
             // A cluster that had fewer nodes at its last start grows by itself.
             ("ottla.quorum.voters.target", self.voters().to_string()),
             ("ottla.seeds", if self.of > 1 { seeds.join(",") } else { String::new() }),
-            // Followers do not exist yet, so nothing has more than one replica.
-            ("offsets.topic.replication.factor", "1".to_owned()),
+            // What is written outlives a node, where there are enough.
+            ("default.replication.factor", self.replicas().to_string()),
+            ("offsets.topic.replication.factor", self.replicas().to_string()),
+            ("min.insync.replicas", self.replicas().div_ceil(2).to_string()),
             // A developer does not wait three seconds for the first member of a group.
             ("group.initial.rebalance.delay.ms", "0".to_owned()),
         ];

@@ -65,6 +65,7 @@ impl Followed {
         let brokers_changed = delta.is_none_or(|delta| {
             delta.configs().keys().any(|resource| resource.kind == ConfigResourceType::Broker)
         });
+        context.note_departures(&context.image(), image);
         context.published.publish(Arc::clone(image));
         if brokers_changed {
             context.configs_changed();
@@ -86,8 +87,9 @@ impl Followed {
         };
         groups.topic_changed(i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX));
         let node = context.node_id();
+        let is_registered = context.partitions.is_registered();
         for (index, registered) in &topic.partitions {
-            let led = registered.leader == Some(node);
+            let led = is_registered && registered.leader == Some(node);
             match self.shards.get(index).copied() {
                 Some(epoch) if led && epoch == registered.leader_epoch => {}
                 Some(epoch) if !led => {

@@ -48,7 +48,8 @@ impl Lag {
             let Some(topic) = image.topic_by_name(one.topic) else { continue };
             let id = TopicPartition { topic: topic.id, partition: PartitionIndex(one.partition) };
             let Some(partition) = context.partitions.lookup(id) else { continue };
-            let Some(high_watermark) = partition.high_watermark() else { continue };
+            // As far as this replica knows, whether it leads or not.
+            let high_watermark = partition.known_high_watermark();
             if shown == MOST {
                 left_out += 1;
                 continue;

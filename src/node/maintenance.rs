@@ -50,10 +50,10 @@ fn checkpoint(partitions: &Partitions, _: i64) {
 
 fn retain(partitions: &Partitions, now_ms: i64) {
     for partition in partitions.all().iter().filter(|partition| !partition.is_offline()) {
-        let Some(high_watermark) = partition.high_watermark() else { continue };
+        let high_watermark = partition.known_high_watermark();
         let log = partition.log();
         log.expire_producers(now_ms);
-        match log.apply_retention(now_ms, high_watermark) {
+        match partition.with_log(|log| log.apply_retention(now_ms, high_watermark)) {
             Ok(0) => {}
             Ok(segments) => info!(log = log.name(), segments, "removed old segments"),
             Err(error) => warn!(log = log.name(), %error, "retention failed"),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use rand::{RngExt as _, rngs::StdRng};
 use tokio::{sync::watch, task::JoinSet};
 use tracing::{info, warn};
@@ -14,7 +15,8 @@ use crate::{
     config::{Address, NodeConfig},
     observability::Readiness,
     quorum::{self, Bootstrap, Environment, Handle, Member, Origin, Quorum, QuorumConfig},
-    transport::{self, Resolve, Socket, Transport, TransportConfig},
+    replication::Opener,
+    transport::{self, ConnectError, Resolve, Socket, Transport, TransportConfig},
 };
 
 /// How a node that was never used comes into a cluster.
@@ -55,6 +57,7 @@ pub(super) async fn begin(
         cluster_id: certified,
         seeds: config.seeds.clone(),
         voters_target: config.voters_target,
+        suspicion_timeout: config.cluster_suspicion_timeout,
         seed: rng.random(),
     });
     if let Some(cluster_seams) = cluster_seams {
@@ -165,6 +168,21 @@ fn advertised(config: &NodeConfig, bound: u16) -> Address {
     advertised
 }
 
+/// Opens streams to other nodes.
+pub(super) fn opener(cluster: &Cluster) -> Opener {
+    let cluster = cluster.clone();
+    Arc::new(move |node, class, deadline| {
+        let cluster = cluster.clone();
+        async move {
+            match cluster.transport() {
+                Some(transport) => transport.open(node, class, deadline).await,
+                None => Err(ConnectError::NoAddress(node).into()),
+            }
+        }
+        .boxed()
+    })
+}
+
 /// Starts what keeps this node's place.
 pub(super) fn keep(
     cluster: &Cluster,
@@ -183,14 +201,15 @@ pub(super) fn keep(
     tasks.spawn(cluster.clone().keep_book());
     tasks.spawn(cluster.clone().stay_known(move |why| drop(refused.send_replace(why))));
     tasks.spawn(cluster.clone().keep_voters(stop.clone()));
+    tasks.spawn(cluster.clone().suspect_silent(stop.clone()));
 }
 
 /// Waits until this node knows all that the cluster had agreed on when it came.
 pub(super) async fn caught_up(quorum: &Handle) {
     let mut status = quorum.watch_status();
-    while quorum.read_index().await.is_err() {
-        // Busy; or stopped, and then the node stops as well.
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    if quorum.read_index().await.is_err() {
+        // It has stopped, and the node stops as well.
+        return;
     }
     // The first leader's first entry makes the cluster.
     while quorum.image().cluster_id().is_none() {

@@ -19,12 +19,24 @@ mod lag;
 mod limits;
 mod maintenance;
 mod membership;
+mod moves;
 mod operator;
+mod pace;
 mod process;
 mod readiness;
 mod recover;
+mod replacement;
+mod replicate;
+mod sizes;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    future, io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use rand::{
     Rng, RngExt, SeedableRng,
@@ -213,9 +225,10 @@ impl Node {
         let handle = quorum.handle();
         directories::claim(&directories, &handle.status().identity, &seams.log_io).await?;
 
+        let planned = Arc::default();
         let (driver, controller) = driver::driver(
             handle.clone(),
-            activation(&config, handle.status().identity.cluster_id),
+            activation(&config, handle.status().identity.cluster_id, Arc::clone(&planned)),
             SmallRng::seed_from_u64(rng.random()),
         );
         cluster.serve_controller(controller);
@@ -228,7 +241,22 @@ impl Node {
         let image = handle.image();
         let was_clean = directories.iter().all(|directory| directory.log.was_clean());
         let mut follow = handle.subscribe();
-        let partitions = open_partitions(&config, &directories, &seams, &image).await?;
+        let incarnation = rng_uuid(&mut rng);
+        let opener = membership::opener(&cluster);
+        let partitions = open_partitions(
+            PartitionsConfig {
+                node: Arc::clone(&config),
+                directories: directories.iter().map(|one| Arc::clone(&one.log)).collect(),
+                clock: Arc::clone(&seams.clock),
+                blocking: seams.log_io.clone(),
+                metrics: metrics::with_local_recorder(&seams.registry, replication::Metrics::new),
+                incarnation,
+                opener,
+            },
+            &seams.readiness,
+            &image,
+        )
+        .await?;
         if let Some(error) = partitions.failure() {
             return Err(LogError::clone(&error).into());
         }
@@ -244,15 +272,16 @@ impl Node {
             groups: groups(&config, &seams, &mut rng),
             seed: rng.random(),
         });
+        replicate::start(&context, &mut tasks);
         let followed = follow::start(&mut follow, &context).await?;
         tasks.spawn(follow::run(follow, followed, context.clone()));
-        watch_over(&context, &seams.registry, &stop, &mut tasks);
+        watch_over(&context, &seams.registry, planned, &stop, &mut tasks);
 
         let registration = broker::Registration {
             endpoints: endpoints.clone(),
             cluster: membership::reached_at(&cluster, &config),
             directories: directories::working(&directories),
-            incarnation: rng_uuid(&mut rng),
+            incarnation,
             was_clean,
         };
         let registered = tokio::select! {
@@ -260,6 +289,7 @@ impl Node {
             failure = failure::watch(&context) => return Err(failure.into()),
         };
         tasks.spawn(assignments::run(context.clone(), stop.clone()));
+        tasks.spawn(sizes::run(context.clone(), stop.clone()));
         tasks.spawn(broker::heartbeat(context.clone(), registration, registered, stop));
 
         seams.readiness.set(REGISTRATION, Ok(()));
@@ -304,8 +334,8 @@ impl Node {
         failure::watch(&self.context).await
     }
 
-    /// Ends in order: others lead what this node led, requests under way are answered, logs closed, so that the next start has
-    /// nothing to recover.
+    /// Ends in order: others lead what this node led, requests under way are answered, logs closed, so
+    /// that the next start has nothing to recover.
     ///
     /// # Errors
     /// Where the quorum's store cannot be synced; nothing acknowledged depends on that.
@@ -341,17 +371,31 @@ impl std::fmt::Debug for Node {
 fn watch_over(
     context: &Context,
     registry: &Registry,
+    planned: Arc<AtomicU64>,
     stop: &watch::Receiver<bool>,
     tasks: &mut JoinSet<()>,
 ) {
     tasks.spawn(maintenance::run(context.clone(), stop.clone()));
     let counted = metrics::with_local_recorder(registry, cleaner::Metrics::new);
     tasks.spawn(cleaner::run(context.clone(), counted, stop.clone()));
+    tasks.spawn(moves::run(context.clone(), stop.clone()));
+    tasks.spawn(replacement::run(context.clone(), stop.clone()));
     let lag = lag::Lag::default();
     tasks.spawn(lag.clone().follow(context.clone(), stop.clone()));
+    let (shown, moves) = (Arc::new((context.clone(), registry.clone())), Arc::clone(&planned));
+    // Weakly, as both hold the cluster. The task holds them until the node stops.
+    let held = Arc::downgrade(&shown);
+    context.cluster.serve_figures(Box::new(move || {
+        let shown = held.upgrade()?;
+        Some(figures::node(&shown.0, &shown.1, &moves))
+    }));
+    tasks.spawn(async move {
+        let _shown = shown;
+        future::pending::<()>().await;
+    });
     let shown = context.clone();
     registry.on_render(Box::new(move |render| {
-        figures::render(&shown, render);
+        figures::render(&shown, &planned, render);
         lag.render(&shown, render);
     }));
 }
@@ -364,26 +408,19 @@ fn rng_uuid(rng: &mut impl Rng) -> uuid::Uuid {
 
 /// Opens the logs that are there, and takes up what the image gives to this node.
 async fn open_partitions(
-    config: &Arc<NodeConfig>,
-    directories: &[directories::Directory],
-    seams: &Seams,
+    config: PartitionsConfig,
+    readiness: &Readiness,
     image: &MetadataImage,
 ) -> Result<Arc<Partitions>, replication::OpenError> {
-    let partitions = Arc::new(Partitions::new(PartitionsConfig {
-        node: Arc::clone(config),
-        directories: directories.iter().map(|one| Arc::clone(&one.log)).collect(),
-        clock: Arc::clone(&seams.clock),
-        blocking: seams.log_io.clone(),
-        metrics: metrics::with_local_recorder(&seams.registry, replication::Metrics::new),
-    }));
+    let partitions = Arc::new(Partitions::new(config));
     let progress = |opened, of| {
-        seams.readiness.set(RECOVERY, Err(format!("{opened} of {of} logs are open")));
+        readiness.set(RECOVERY, Err(format!("{opened} of {of} logs are open")));
         if opened == of || opened % 1_024 == 0 {
             info!(opened, of, "open logs");
         }
     };
     partitions.open(image, progress).await?;
-    seams.readiness.set(RECOVERY, Ok(()));
+    readiness.set(RECOVERY, Ok(()));
     Ok(partitions)
 }
 
@@ -404,9 +441,10 @@ fn listen<L: Listener>(server: &Arc<Server<Api>>, listeners: Vec<(String, L)>) -
 fn activation(
     config: &NodeConfig,
     cluster_id: ClusterId,
+    planned_moves: Arc<AtomicU64>,
 ) -> impl FnMut(&MetadataImage, u64) -> Controller + Send + use<> {
     let (node, file) = (config.node_id, config.settings.clone());
-    let config = controller::Config { node, file, cluster_id };
+    let config = controller::Config { node, file, cluster_id, planned_moves };
     move |image, now_ms| Controller::activate(config.clone(), image, now_ms)
 }
 
@@ -428,10 +466,12 @@ fn groups(config: &NodeConfig, seams: &Seams, rng: &mut StdRng) -> Groups {
         load_bytes: usize::try_from(broker.offsets_load_buffer_size_bytes).unwrap_or(5 << 20),
         ..coordinator::Settings::default()
     };
-    let (seed, shard_config) = (rng.random::<u64>(), Arc::clone(&config));
-    let runtime = Runtime::new(settings, Arc::clone(&seams.clock), move |partition| {
-        let shard_seed = seed.wrapping_add(u64::from(partition.0.unsigned_abs()));
-        GroupShard::new(Arc::clone(&shard_config), StdRng::seed_from_u64(shard_seed))
+    let (next_seed, shard_config) = (AtomicU64::new(rng.random()), Arc::clone(&config));
+    let runtime = Runtime::new(settings, Arc::clone(&seams.clock), move |_| {
+        // Another one each time: a shard that comes back to this node must not give out the ids of
+        // members that it gave out before.
+        let seed = next_seed.fetch_add(1, Ordering::Relaxed);
+        GroupShard::new(Arc::clone(&shard_config), StdRng::seed_from_u64(seed))
     });
     Groups::new(runtime, config)
 }

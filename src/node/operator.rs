@@ -3,12 +3,14 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /cluster` | how this node stands: whether it takes part, and where the leader is |
+//! | `GET /cluster/status` | the same, and what each broker of the cluster holds and does |
 //! | `POST /cluster/bootstrap` `{"voters":[1,2,3]}` | founds the cluster |
 //! | `GET /quorum` | the quorum as its leader sees it |
 //! | `POST /quorum/voters` `{"change":"add","node":4}` | adds or removes a voter, or moves the leadership |
 //!
-//! What goes wrong is `{"error": …}` with 409 where it was refused, 503 where nobody could say. A body
-//! must be declared as JSON, so that no web page that an operator looks at can send one unasked.
+//! What goes wrong is `{"error": …}` with 409 where it was refused, 503 where nobody could say. A
+//! body must be declared as JSON, so that no web page that an operator looks at can send one
+//! unasked.
 
 use std::{
     collections::BTreeSet,
@@ -29,7 +31,7 @@ use tokio::time::Instant;
 
 use crate::{
     base::{DirectoryId, NodeId},
-    cluster::{Cluster, Description, LeaderError, VotersChange, VotersError},
+    cluster::{Cluster, FoundingSummary, LeaderError, QuorumSummary, VotersChange, VotersError},
 };
 
 /// How long the leader may take, unless the request says otherwise.
@@ -115,6 +117,7 @@ impl Operator {
     pub(super) fn routes(&self) -> Router {
         Router::new()
             .route("/cluster", get(standing))
+            .route("/cluster/status", get(status))
             .route("/cluster/bootstrap", post(bootstrap))
             .route("/quorum", get(describe))
             .route("/quorum/voters", post(change_voters))
@@ -127,6 +130,15 @@ async fn standing(State(operator): State<Operator>) -> Result<Response, Failure>
     Ok(Json(cluster.summary()).into_response())
 }
 
+async fn status(
+    State(operator): State<Operator>,
+    Query(patience): Query<Patience>,
+) -> Result<Response, Failure> {
+    let cluster = operator.ready()?;
+    let summary = cluster.cluster_summary(deadline(patience.timeout_ms)).await;
+    Ok(Json(summary).into_response())
+}
+
 async fn bootstrap(
     State(operator): State<Operator>,
     Json(request): Json<BootstrapRequest>,
@@ -134,14 +146,7 @@ async fn bootstrap(
     let voters = request.voters.into_iter().map(NodeId).collect();
     let founded = operator.ready()?.bootstrap(&voters).await;
     let founded = founded.map_err(|error| failure(StatusCode::CONFLICT, &error))?;
-    let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect::<Vec<_>>();
-    let answer = json!({
-        "cluster_id": founded.cluster_id.to_string(),
-        "voters": ids(&founded.voters),
-        "unconfirmed": ids(&founded.unconfirmed),
-        "leader": founded.leader.map(|node| node.0),
-    });
-    Ok(Json(answer).into_response())
+    Ok(Json(FoundingSummary::from(founded)).into_response())
 }
 
 async fn describe(
@@ -151,32 +156,7 @@ async fn describe(
     let cluster = operator.ready()?;
     let described = cluster.describe(deadline(patience.timeout_ms)).await;
     let described = described.map_err(|error| leader_failure(&error))?;
-    Ok(Json(shown(&described)).into_response())
-}
-
-fn shown(described: &Description) -> serde_json::Value {
-    let replicas = described.replicas.iter().map(|replica| {
-        json!({
-            "node": replica.node,
-            "peer": replica.peer_id,
-            "directory": replica.directory_id().to_string(),
-            "role": match (replica.is_voter, replica.node == described.leader) {
-                (true, true) => "leader",
-                (true, false) => "voter",
-                _ => "learner",
-            },
-            "log_end": replica.matched,
-            "behind": described.commit.saturating_sub(replica.matched),
-            "active": replica.is_active,
-        })
-    });
-    json!({
-        "leader": described.leader,
-        "term": described.term,
-        "committed": described.commit,
-        "changing": described.is_changing,
-        "members": replicas.collect::<Vec<_>>(),
-    })
+    Ok(Json(QuorumSummary::from(&described)).into_response())
 }
 
 async fn change_voters(

@@ -10,7 +10,7 @@ use std::{
 
 use rand::{TryRng, rngs::SysRng};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
     task::JoinHandle,
 };
@@ -130,6 +130,7 @@ async fn serve(
     // Before anything is written, so that a signal during the start ends it in order.
     let mut terminate = signal(SignalKind::terminate()).map_err(system("await SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("await SIGINT"))?;
+    let hangup = signal(SignalKind::hangup()).map_err(system("await SIGHUP"))?;
     let listeners = bind(&config)?;
     let (registry, readiness) = (Registry::new(), Readiness::new(READINESS));
     registry.on_render(Box::new(process_metrics));
@@ -138,7 +139,7 @@ async fn serve(
         operators(&config, &registry, &readiness, &operator, log_level)?;
     let mut seams = seams(&config, registry, readiness, operator, beginning)?;
     if let Some(tls) = &config.cluster_tls {
-        seams.cluster = Some(cluster_seams(&config, tls, &seams)?);
+        seams.cluster = Some(cluster_seams(&config, tls, &seams, hangup)?);
     }
     let start = Node::start(Arc::clone(&config), seams, listeners);
     let node = tokio::select! {
@@ -219,6 +220,11 @@ fn bind_one(host: &str, port: u16, buffers: SocketBuffers) -> Result<TcpListener
     TcpListener::bind(resolve(host, port).map_err(error)?, buffers).map_err(error)
 }
 
+/// A port of the system's choice, on the interface that `host` stands for.
+pub(super) fn any_port(host: &str) -> io::Result<SocketAddr> {
+    resolve(if host.is_empty() { "0.0.0.0" } else { host }, 0)
+}
+
 fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
     let mut addresses = (host, port).to_socket_addrs()?;
     addresses.next().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
@@ -272,6 +278,7 @@ fn cluster_seams(
     config: &NodeConfig,
     tls: &ClusterTls,
     seams: &Seams,
+    mut hangup: Signal,
 ) -> Result<ClusterSeams, ProcessError> {
     let ClusterTls { ca, certificate, key } = tls.clone();
     let files = cert::Files { ca, certificate, key };
@@ -286,11 +293,7 @@ fn cluster_seams(
     let watch = metrics::with_local_recorder(&seams.registry, || {
         cert::Watch::new(watch_config, Arc::clone(&seams.clock), seams.log_io.clone())
     });
-    let (check, mut hangup) = (
-        watch.check(),
-        signal(SignalKind::hangup())
-            .map_err(|source| ProcessError::System { what: "await SIGHUP", source })?,
-    );
+    let check = watch.check();
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             check();
@@ -303,10 +306,26 @@ fn cluster_seams(
 /// What was promised to be durable may not be: nothing may be answered any more.
 fn end_the_process() -> FatalHook {
     Arc::new(|fatal: Fatal| {
-        let source = std::error::Error::source(&fatal).map(ToString::to_string);
-        error!(%fatal, source, "the metadata quorum cannot go on; the process ends");
+        let remedy = "if a disk failed or is full, see to that and start the node again; if its \
+                      data are damaged, move its log directories away and start it: it joins \
+                      anew, and 'ottla quorum add-voter' makes it a voter again";
+        error!(
+            cause = in_words(&fatal),
+            remedy, "the metadata quorum cannot go on; the process ends"
+        );
         std::process::abort();
     })
+}
+
+/// The message, followed by those of its causes.
+fn in_words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// Thousands of partitions and connections need more files than the usual soft limit.
@@ -316,5 +335,34 @@ fn raise_file_limit() {
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_the_process_is_named_down_to_its_cause() {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        let says = in_words(&Fatal::from(StoreError::Directory(full)));
+        assert_eq!(says, "cannot create the directory of the metadata store: no storage space");
+    }
+
+    #[test]
+    fn a_damaged_metadata_store_is_told_from_one_that_is_in_use() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = RocksStore::open(directory.path()).unwrap();
+        assert!(!RocksStore::open(directory.path()).unwrap_err().is_damage());
+        drop(store);
+        for file in std::fs::read_dir(directory.path()).unwrap() {
+            let path = file.unwrap().path();
+            if path.file_name().unwrap().to_str().unwrap().starts_with("MANIFEST") {
+                let mut bytes = std::fs::read(&path).unwrap();
+                bytes[20] ^= 1;
+                std::fs::write(&path, bytes).unwrap();
+            }
+        }
+        assert!(RocksStore::open(directory.path()).unwrap_err().is_damage());
     }
 }

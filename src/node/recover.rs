@@ -1,13 +1,38 @@
 //! `ottla quorum recover`: a quorum from a survivor that does not run.
+//!
+//! Before it does anything it asks the survivor's seeds whether the quorum lives. That only guards
+//! against a mistake: a majority that is cut off from here, or not among the seeds, is not found.
 
-use std::path::{Path, PathBuf};
-
-use super::{ProcessError, process::QUORUM_DIRECTORY};
-use crate::{
-    base::NodeId,
-    config::NodeConfig,
-    quorum::{self, RocksStore},
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
+
+use bytes::Bytes;
+use futures::{FutureExt as _, future::BoxFuture};
+use rand::{TryRng as _, rngs::SysRng};
+use tokio::time::Instant;
+
+use super::{
+    ProcessError,
+    process::{QUORUM_DIRECTORY, any_port},
+};
+use crate::{
+    base::{NodeId, SystemClock},
+    cert,
+    cluster::{Cluster, ClusterConfig, Description},
+    config::{ClusterTls, NodeConfig},
+    quorum::{self, Member, RocksStore},
+    transport::{
+        self, NotServed, PeerInfo, Service, Socket, Stream, StreamClass, SystemResolver, Transport,
+        TransportConfig,
+    },
+};
+
+/// How long the leader that the seeds know may take to be confirmed by its majority.
+const LOOK_MAX: Duration = Duration::from_secs(5);
 
 /// Why nothing was recovered.
 #[derive(Debug, thiserror::Error)]
@@ -19,14 +44,29 @@ pub enum RecoverError {
     #[error("there is no metadata store at {0}: is this the survivor's configuration file?")]
     NoStore(PathBuf),
     /// The store is another node's.
-    #[error("the metadata store {path} belongs to node {found}, but node.id is {node}")]
+    #[error("the metadata store belongs to node {found}, but node.id is {node}")]
     ForeignNode {
-        /// The store.
-        path: PathBuf,
         /// Whose it is.
         found: NodeId,
         /// Who asks.
         node: NodeId,
+    },
+    /// There is no majority to give up.
+    #[error(
+        "the metadata quorum lives: node {leader} leads it in term {term}, with {active} of its \
+         {voters} voters. Start node {node}, and it takes part again"
+    )]
+    Alive {
+        /// Who was asked to go on alone.
+        node: NodeId,
+        /// Who leads.
+        leader: u32,
+        /// In which term.
+        term: u64,
+        /// Voters that the leader hears of, itself included.
+        active: usize,
+        /// All of them.
+        voters: usize,
     },
     /// The quorum refuses, or its store fails.
     #[error(transparent)]
@@ -71,40 +111,118 @@ pub struct Survivor {
     pub recovered_as: Option<u64>,
 }
 
-/// Looks at the survivor whose configuration is the file `config`, and makes it the sole voter where
-/// `confirmation` says so.
+/// Looks at the survivor whose configuration is the file `config`, and makes it the sole voter
+/// where `confirmation` says so.
 ///
 /// # Errors
 /// See [`RecoverError`].
-pub fn recover(config: &Path, confirmation: Option<&str>) -> Result<Survivor, RecoverError> {
+pub async fn recover(config: &Path, confirmation: Option<&str>) -> Result<Survivor, RecoverError> {
     let config = NodeConfig::load(config).map_err(ProcessError::from)?;
-    recover_in(config.data_dirs[0].join(QUORUM_DIRECTORY), config.node_id, confirmation)
+    let store = open(config.data_dirs[0].join(QUORUM_DIRECTORY))?;
+    let survey = survey(&store, config.node_id)?;
+    if let Some(tls) = &config.cluster_tls {
+        let found = look_around(&config, tls, survey.identity.member).await?;
+        if let Some(description) = found {
+            let voters = description.replicas.iter().filter(|replica| replica.is_voter);
+            return Err(RecoverError::Alive {
+                node: config.node_id,
+                leader: description.leader,
+                term: description.term,
+                active: voters.clone().filter(|voter| voter.is_active).count(),
+                voters: voters.count(),
+            });
+        }
+    }
+    recover_in(&store, &survey, confirmation)
 }
 
-fn recover_in(
-    path: PathBuf,
-    node: NodeId,
-    confirmation: Option<&str>,
-) -> Result<Survivor, RecoverError> {
+/// Opens the store, which nobody else may have open.
+fn open(path: PathBuf) -> Result<RocksStore, RecoverError> {
     // Opening would make one.
     if !path.join("CURRENT").exists() {
         return Err(RecoverError::NoStore(path));
     }
     let opened = RocksStore::open(&path);
-    let store = opened.map_err(|source| ProcessError::Store { path: path.clone(), source })?;
-    let survey = quorum::survey(&store)?;
+    Ok(opened.map_err(|source| ProcessError::Store { path, source })?)
+}
+
+fn survey(store: &RocksStore, node: NodeId) -> Result<quorum::Survey, RecoverError> {
+    let survey = quorum::survey(store)?;
     let found = survey.identity.member.node_id;
     if found != node {
-        return Err(RecoverError::ForeignNode { path, found, node });
+        return Err(RecoverError::ForeignNode { found, node });
     }
-    let recovered = confirmation.map(|text| quorum::recover(&store, text)).transpose()?;
+    Ok(survey)
+}
+
+/// What a leader says whom the seeds know, if there is one.
+async fn look_around(
+    config: &NodeConfig,
+    tls: &ClusterTls,
+    member: Member,
+) -> Result<Option<Description>, ProcessError> {
+    let system = |what| move |source| ProcessError::System { what, source };
+    let clock = Arc::new(SystemClock);
+    let ClusterTls { ca, certificate, key } = tls.clone();
+    let files = cert::Files { ca, certificate, key };
+    let credentials = files.load(config.node_id, crate::base::Clock::wall_ms(&*clock))?;
+    let cluster = Cluster::new(ClusterConfig {
+        member,
+        cluster_id: Some(credentials.cluster_id()),
+        seeds: config.seeds.clone(),
+        voters_target: 0,
+        suspicion_timeout: Duration::ZERO,
+        seed: 0,
+    });
+    let socket = any_port(&config.cluster_listener.host).and_then(Socket::bind);
+    let socket = socket.map_err(system("open a socket"))?;
+    let seed = SysRng.try_next_u64();
+    let seed = seed.map_err(|error| system("draw a seed")(std::io::Error::other(error)))?;
+    let seams = transport::Seams { socket, clock, resolver: Arc::new(SystemResolver), seed };
+    let transport_config = TransportConfig::new(config, member.directory_id);
+    let started = Transport::start(transport_config, &credentials, seams, Arc::new(Away));
+    let transport = started.map_err(|error| ProcessError::Start(Box::new(error.into())))?;
+    cluster.connect(transport.clone());
+    let found = cluster.describe_from_outside(Instant::now() + LOOK_MAX).await;
+    transport.stop().await;
+    Ok(found)
+}
+
+/// Serves nobody: the node does not run.
+struct Away;
+
+impl Service for Away {
+    fn admit(&self, _: &PeerInfo) -> Result<(), Cow<'static, str>> {
+        Err(Cow::Borrowed("this node does not run; somebody may be about to recover from it"))
+    }
+
+    fn message(&self, _: &Arc<PeerInfo>, _: Bytes) {}
+
+    fn call(
+        &self,
+        _: Arc<PeerInfo>,
+        _: Bytes,
+        _: Instant,
+    ) -> BoxFuture<'static, Result<Bytes, NotServed>> {
+        std::future::ready(Err(NotServed::NotReady)).boxed()
+    }
+
+    fn stream(&self, _: Arc<PeerInfo>, _: StreamClass, _: Stream) {}
+}
+
+fn recover_in(
+    store: &RocksStore,
+    survey: &quorum::Survey,
+    confirmation: Option<&str>,
+) -> Result<Survivor, RecoverError> {
+    let recovered = confirmation.map(|text| quorum::recover(store, text)).transpose()?;
     let voters = survey.voters().into_iter().map(|(peer, member)| FormerVoter {
         node: member.node_id.0,
         peer,
         directory: member.directory_id.to_string(),
     });
     Ok(Survivor {
-        node: found.0,
+        node: survey.identity.member.node_id.0,
         peer: survey.identity.peer_id,
         cluster_id: survey.identity.cluster_id.to_string(),
         term: survey.term,
@@ -134,7 +252,10 @@ mod tests {
     fn only_a_used_store_that_no_node_holds_is_recovered() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("quorum");
-        let recover = |node, text| recover_in(path.clone(), NodeId(node), text);
+        let recover = |node, text| {
+            let store = open(path.clone())?;
+            recover_in(&store, &survey(&store, NodeId(node))?, text)
+        };
         assert!(matches!(recover(1, None), Err(RecoverError::NoStore(_))));
         assert!(!path.exists());
 

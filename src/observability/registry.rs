@@ -85,6 +85,15 @@ impl Registry {
         render.finish()
     }
 
+    /// What the counter `name` has reached, over all its labels; 0 where nobody counts it.
+    #[must_use]
+    pub fn counter_total(&self, name: &str) -> u64 {
+        match self.shared.state.read().families.get(name) {
+            Some(Family::Counter(series)) => series.values().map(|one| one.load(Relaxed)).sum(),
+            _ => 0,
+        }
+    }
+
     fn describe(&self, name: &KeyName, help: &str) {
         self.shared.state.write().help.insert(name.as_str().to_owned(), help.to_owned());
     }

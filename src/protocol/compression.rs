@@ -79,7 +79,8 @@ impl fmt::Display for Compression {
 pub struct Codec {
     /// Which.
     pub compression: Compression,
-    /// gzip 1–9, zstd -131072–22; the codec's default otherwise. lz4 and snappy have one level only.
+    /// gzip 1–9, zstd -131072–22; the codec's default otherwise. lz4 and snappy have one level
+    /// only.
     pub level: Option<i32>,
 }
 

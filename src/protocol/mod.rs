@@ -10,6 +10,7 @@ pub mod batch;
 pub mod compression;
 pub mod fetch_response;
 pub mod frame;
+pub mod lags;
 pub mod shape;
 pub mod validate;
 

@@ -9,7 +9,7 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 
 use super::{
     core::{Change, ChangeError, CoreStatus},
@@ -46,9 +46,6 @@ pub enum ProposeError {
 /// Why a linearizable read is not possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// Too many reads wait already.
-    #[error("too many reads wait for the metadata quorum")]
-    Busy,
     /// The node is stopping.
     #[error("the metadata quorum has stopped")]
     Stopped,
@@ -87,7 +84,7 @@ impl Status {
         self.configuration.members.get(&self.raft.leader?).copied()
     }
 
-    /// Whether this node leads and has applied all that earlier leaders committed.
+    /// Whether this node leads; it may not have applied yet all that earlier leaders committed.
     #[must_use]
     pub fn is_leader(&self) -> bool {
         self.raft.role == StateRole::Leader
@@ -139,6 +136,8 @@ pub(super) struct Shared<M: Machine> {
     pub(super) status: watch::Sender<Arc<Status>>,
     /// Messages of peers that wait for the loop.
     pub(super) inbound_bytes: AtomicU64,
+    /// Places for linearizable reads that the loop has not answered.
+    pub(super) reads: Semaphore,
 }
 
 /// Messages of peers that may wait for the loop.
@@ -272,17 +271,18 @@ impl<M: Machine> Handle<M> {
     }
 
     /// Waits until the image holds everything that was acknowledged anywhere before this call, and
-    /// returns the index that proves it. The caller sets the deadline.
+    /// returns the index that proves it; where many read, for its turn first. The caller sets the
+    /// deadline.
     ///
     /// # Errors
     /// See [`ReadError`].
     pub async fn read_index(&self) -> Result<u64, ReadError> {
         let (done, index) = oneshot::channel();
-        self.commands.try_send(Command::Read(done)).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => ReadError::Busy,
-            mpsc::error::TrySendError::Closed(_) => ReadError::Stopped,
-        })?;
+        // Nobody closes the semaphore.
+        let place = self.shared.reads.acquire().await;
+        self.commands.send(Command::Read(done)).await.map_err(|_| ReadError::Stopped)?;
         let index = index.await.map_err(|_| ReadError::Stopped)?;
+        drop(place);
         self.wait_applied(index).await;
         Ok(index)
     }

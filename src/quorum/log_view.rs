@@ -15,7 +15,10 @@ use raft::{
     util::limit_size,
 };
 
-use super::store::Loaded;
+use super::{
+    log_sizes::{LogSizes, size_bytes},
+    store::Loaded,
+};
 
 /// Fetches of older entries that may be under way at once.
 const FETCHES_MAX: usize = 16;
@@ -57,6 +60,7 @@ pub(super) struct LogView {
     truncated: (u64, u64),
     /// (first index, term), ascending in both.
     terms: VecDeque<(u64, u64)>,
+    sizes: LogSizes,
     tail: VecDeque<Entry>,
     tail_bytes: u64,
     last_index: u64,
@@ -70,6 +74,7 @@ impl LogView {
             initial: RaftState::new(hard_state, conf_state),
             truncated: loaded.truncated,
             terms: loaded.terms.iter().copied().collect(),
+            sizes: loaded.sizes.clone(),
             tail_bytes: loaded.tail.iter().map(size_bytes).sum(),
             tail: loaded.tail.iter().cloned().collect(),
             last_index,
@@ -79,6 +84,10 @@ impl LogView {
 
     pub(super) fn truncated(&self) -> (u64, u64) {
         self.truncated
+    }
+
+    pub(super) fn sizes(&self) -> &LogSizes {
+        &self.sizes
     }
 
     fn tail_first(&self) -> u64 {
@@ -93,6 +102,7 @@ impl LogView {
         while self.last_index >= first.index {
             if let Some(stale) = self.tail.pop_back() {
                 self.tail_bytes -= size_bytes(&stale);
+                self.sizes.pop(&stale);
             }
             self.last_index -= 1;
         }
@@ -104,6 +114,7 @@ impl LogView {
                 self.terms.push_back((entry.index, entry.term));
             }
             self.tail_bytes += size_bytes(entry);
+            self.sizes.push(entry);
             self.tail.push_back(entry.clone());
             self.last_index = entry.index;
         }
@@ -132,6 +143,7 @@ impl LogView {
         self.truncated = (index, term);
         self.last_index = index;
         self.terms.clear();
+        self.sizes = LogSizes::default();
         self.tail.clear();
         self.tail_bytes = 0;
     }
@@ -158,6 +170,7 @@ impl LogView {
         if index == self.last_index {
             self.terms.clear();
         }
+        self.sizes.compact(index);
         while self.tail.front().is_some_and(|e| e.index <= index) {
             if let Some(first) = self.tail.pop_front() {
                 self.tail_bytes -= size_bytes(&first);
@@ -297,10 +310,4 @@ impl Storage for LogView {
         }
         Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
     }
-}
-
-/// What an entry weighs in the bounds of the tail and of messages.
-pub(super) fn size_bytes(entry: &Entry) -> u64 {
-    // The constant stands for index, term and framing.
-    (entry.data.len() + entry.context.len() + 32) as u64
 }

@@ -37,6 +37,7 @@ pub mod driver;
 pub mod handle;
 mod identity;
 mod image;
+mod log_sizes;
 mod log_view;
 mod logger;
 mod machine;

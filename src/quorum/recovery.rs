@@ -15,8 +15,8 @@ use super::{
     store::{Loaded, Point, Recovered, Store, StoreError},
 };
 
-/// How far the term leaps, beyond the elections that the lost voters may have held. Only what people
-/// see needs this: messages are told apart by their peers.
+/// How far the term leaps, beyond the elections that the lost voters may have held. Only what
+/// people see needs this: messages are told apart by their peers.
 const TERMS_APART: u64 = 1_000;
 
 /// Why nothing was recovered.

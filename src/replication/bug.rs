@@ -1,12 +1,10 @@
-//! Mistakes that the simulation of replicas must find.
-//!
-//! Compiled in only with the feature `planted-bugs`, as those of the quorum's core are, and made
-//! only where a core's configuration names one.
+//! Mistakes that the simulation of replicas must find; see [`Planted`](crate::base::Planted).
 
 /// A mistake to make on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bug {
-    /// A follower acknowledges what it has appended and not flushed.
+    /// A replica acknowledges what it has appended and not flushed: in the simulation a follower, in a
+    /// node the leader too.
     AcknowledgeBeforeFlush,
     /// A leader lets a follower go on whose log is not a prefix of its own.
     SkipTruncation,

@@ -10,11 +10,12 @@ use std::{
 };
 
 use tokio::sync::watch;
+use tracing::warn;
 
 use super::{Partition, Partitions};
 use crate::{
-    base::{DirectoryId, TopicPartition},
-    log::{CreateError, LogDirectory, LogError},
+    base::{BlockingStopped, DirectoryId, PartitionIndex, TopicPartition},
+    log::{CreateError, Log, LogDirectory, LogError},
     metadata::{MetadataImage, directory},
 };
 
@@ -83,17 +84,79 @@ impl Partitions {
             one.log(topic, id.partition).is_some_and(|log| log.topic_id() == id.topic)
         };
         let named = directories.iter().find(is_named);
-        let held = named.filter(holds).or_else(|| directories.iter().find(holds));
+        // A directory that has failed counts only as long as the image does not name another.
+        let has =
+            |one: &&Arc<LogDirectory>| holds(one) && (named.is_none() || one.failure().is_none());
+        let held = named.filter(holds).or_else(|| directories.iter().find(has));
+        let offline = directories.iter().find(|directory| directory.failure().is_some());
+        if held.is_none() && named.is_some_and(|one| one.has_moved(topic, id.partition)) {
+            let location = offline
+                .map_or_else(|| "the directory it moved to".to_owned(), |one| one.location());
+            return Err(PlaceError::Hidden { location });
+        }
         if let Some(known) = held.or(named) {
             return Ok(Arc::clone(known));
         }
-        let offline = directories.iter().find(|directory| directory.failure().is_some());
         let is_new = self.opened.load(Ordering::Relaxed) && !self.is_offline(id);
         if let Some(offline) = offline.filter(|_| !is_new) {
             return Err(PlaceError::Hidden { location: offline.location() });
         }
+        let chosen = self.moves.choice(topic, id.partition);
+        let chosen = self.working_directories().find(|one| Some(one.location()) == chosen);
+        if let Some(chosen) = chosen {
+            return Ok(Arc::clone(chosen));
+        }
         let emptiest = self.working_directories().min_by_key(|directory| directory.logs().len());
         Ok(Arc::clone(emptiest.unwrap_or(&directories[0])))
+    }
+
+    /// Of several logs of one replica the one counts that lies where the image says: another was
+    /// begun there while the directory of this one was offline. The others are kept aside.
+    pub(super) async fn set_doubles_aside(
+        &self,
+        image: &MetadataImage,
+    ) -> Result<(), BlockingStopped> {
+        let node = self.config.node.node_id;
+        let mut seen = BTreeMap::<String, (Arc<LogDirectory>, Arc<Log>)>::new();
+        let mut aside = Vec::new();
+        for directory in self.working_directories() {
+            for log in directory.logs() {
+                let name = log.name().to_owned();
+                let Some((other, of)) = seen.remove(&name) else {
+                    seen.insert(name, (Arc::clone(directory), log));
+                    continue;
+                };
+                let index = name.rsplit_once('-').and_then(|(_, index)| index.parse().ok());
+                let said = index.and_then(|index| {
+                    let id =
+                        TopicPartition { topic: log.topic_id(), partition: PartitionIndex(index) };
+                    image.partition(id)?.directory(node)
+                });
+                let is_said = directory.meta().map(|meta| meta.directory_id) == said;
+                let ((kept, log), stray) = if is_said {
+                    ((Arc::clone(directory), log), (other, of))
+                } else {
+                    ((other, of), (Arc::clone(directory), log))
+                };
+                seen.insert(name, (kept, log));
+                aside.push(stray);
+            }
+        }
+        let set_aside = move || {
+            for (directory, log) in aside {
+                let location = directory.location();
+                warn!(
+                    log = log.name(),
+                    directory = location,
+                    "a log is set aside, as another directory has the replica's by now: remove its \
+                     directory, whose name ends in -stray, once nothing in it is missed"
+                );
+                if let Err(error) = directory.set_aside(&log) {
+                    warn!(log = log.name(), directory = location, %error, "it was not set aside");
+                }
+            }
+        };
+        self.config.blocking.run(set_aside).await
     }
 
     /// Notes which of these replicas the image has in another directory than they are in.
@@ -123,11 +186,11 @@ impl Partitions {
     }
 
     /// The directory that holds the replica.
-    fn holder(&self, partition: &Partition) -> Option<DirectoryId> {
+    pub(super) fn holder(&self, partition: &Partition) -> Option<DirectoryId> {
         let (topic, index) = (partition.topic(), partition.id().partition);
         let mut directories = self.config.directories.iter();
         let holds = |directory: &&Arc<LogDirectory>| {
-            directory.log(topic, index).is_some_and(|log| Arc::ptr_eq(&log, partition.log()))
+            directory.log(topic, index).is_some_and(|log| Arc::ptr_eq(&log, &partition.log()))
         };
         Some(directories.find(holds)?.meta()?.directory_id)
     }

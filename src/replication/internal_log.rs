@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{Acks, AppendError, FetchError, FetchWait, Isolation, Partition};
+use super::{Acks, AppendError, FetchError, FetchWait, Isolation, Partition, Source};
 use crate::{
     base::{LeaderEpoch, Offset},
     coordinator::{self, BoxFuture, ReadError, ShardLog},
@@ -33,10 +33,20 @@ impl InternalLog {
         }
     }
 
+    /// Waits until the replica has taken up the role that the metadata gave it.
+    async fn settle(&self) {
+        let wait = FetchWait::missing(i64::MAX);
+        let _guard = self.partition.wait(Arc::clone(&wait));
+        while self.partition.is_changing() {
+            wait.ready().await;
+        }
+    }
+
     async fn read_once(&self, from: Offset, max_bytes: usize) -> Result<Option<Bytes>, ReadError> {
         self.check()?;
         let max_bytes = u32::try_from(max_bytes).unwrap_or(u32::MAX);
-        let fetched = self.partition.fetch(from, max_bytes, true, Isolation::ReadUncommitted);
+        let fetched =
+            self.partition.fetch(from, max_bytes, true, Isolation::ReadUncommitted, Source::Leader);
         let fetched = fetched.map_err(|error| match error {
             FetchError::Log(_) => ReadError::Storage,
             _ => ReadError::NotLeader,
@@ -75,7 +85,7 @@ impl ShardLog for InternalLog {
                     Err(coordinator::AppendError::TooLarge)
                 }
                 Ok(Err(AppendError::Log(_))) => Err(coordinator::AppendError::Storage),
-                Ok(Err(AppendError::NotLeader)) | Err(_) => {
+                Ok(Err(AppendError::NotLeader | AppendError::OutOfTurn)) | Err(_) => {
                     Err(coordinator::AppendError::OutcomeUnknown)
                 }
             }
@@ -84,6 +94,7 @@ impl ShardLog for InternalLog {
 
     fn extent(&self) -> BoxFuture<'_, Result<Range<Offset>, ReadError>> {
         Box::pin(async move {
+            self.settle().await;
             self.check()?;
             let log = self.partition.log();
             Ok(log.log_start_offset()..log.log_end_offset())

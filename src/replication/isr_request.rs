@@ -11,29 +11,41 @@ use kafka_protocol::{
 use super::leader::{AlterError, AlterPartition};
 use crate::base::{BrokerEpoch, NodeId, TopicPartition};
 
-/// The request of `node`, registered as `broker_epoch`, for one partition.
+/// The request of `node`, registered as `broker_epoch`, for some partitions. Those of a topic follow one
+/// another.
 #[must_use]
 pub fn request(
     node: NodeId,
     broker_epoch: BrokerEpoch,
-    at: TopicPartition,
-    asked: &AlterPartition,
+    questions: &[(TopicPartition, &AlterPartition)],
 ) -> AlterPartitionRequest {
+    let mut topics: Vec<TopicData> = Vec::new();
+    for (at, asked) in questions {
+        let partition = partition(*at, asked);
+        match topics.last_mut() {
+            Some(last) if last.topic_id == at.topic.0 => last.partitions.push(partition),
+            _ => topics.push(
+                TopicData::default().with_topic_id(at.topic.0).with_partitions(vec![partition]),
+            ),
+        }
+    }
+    AlterPartitionRequest::default()
+        .with_broker_id(BrokerId(node.wire()))
+        .with_broker_epoch(broker_epoch.0)
+        .with_topics(topics)
+}
+
+fn partition(at: TopicPartition, asked: &AlterPartition) -> PartitionData {
     let member = |(node, epoch): &(NodeId, Option<BrokerEpoch>)| {
         BrokerState::default()
             .with_broker_id(BrokerId(node.wire()))
             .with_broker_epoch(epoch.map_or(-1, |epoch| epoch.0))
     };
-    let partition = PartitionData::default()
+    PartitionData::default()
         .with_partition_index(at.partition.0)
         .with_leader_epoch(asked.leader_epoch.0)
         .with_partition_epoch(asked.partition_epoch.0)
-        .with_new_isr_with_epochs(asked.isr.iter().map(member).collect());
-    let topic = TopicData::default().with_topic_id(at.topic.0).with_partitions(vec![partition]);
-    AlterPartitionRequest::default()
-        .with_broker_id(BrokerId(node.wire()))
-        .with_broker_epoch(broker_epoch.0)
-        .with_topics(vec![topic])
+        .with_new_isr_with_epochs(asked.isr.iter().map(member).collect())
 }
 
 /// What a response says of one partition.
@@ -53,8 +65,8 @@ fn check(code: i16) -> Result<(), AlterError> {
     match ResponseError::try_from_code(code) {
         None => Ok(()),
         Some(ResponseError::IneligibleReplica) => Err(AlterError::IneligibleReplica),
-        // Of these the metadata brings the news: another leader, another state, another registration
-        // of this node, or that the partition is gone.
+        // Of these the metadata brings the news: another leader, another state, another
+        // registration of this node, or that the partition is gone.
         Some(
             ResponseError::FencedLeaderEpoch
             | ResponseError::InvalidUpdateVersion

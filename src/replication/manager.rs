@@ -9,26 +9,37 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::{sync::watch, time::Instant};
 use tracing::{error, info, warn};
+use uuid::Uuid;
 
-use super::{Metrics, Misplaced, Partition, leader::Registration, partition::Shared};
+use super::{
+    Metrics, Misplaced, Opener, Partition,
+    alter::IsrQuestions,
+    deadlines::Deadlines,
+    leader::Registration,
+    moves::Moves,
+    partition::{Assignment, Shared},
+    streams::{self, Upstreams},
+    tail::TailMemory,
+    throttle::{Rates, Throttles},
+};
 use crate::{
     base::{
-        Blocking, BlockingStopped, Clock, HashMap, NodeId, Offset, PartitionIndex, TopicId,
+        Blocking, BlockingStopped, BrokerEpoch, Clock, HashMap, NodeId, Offset, PartitionIndex,
         TopicPartition,
     },
     config::{BrokerConfig, NodeConfig, TopicConfig, TopicLayers},
-    log::{Log, LogConfig, LogDirectory, LogError},
-    metadata::{ConfigResource, ConfigResourceType, MetadataDelta, MetadataImage},
+    log::{self, Log, LogConfig, LogDirectory, LogError},
+    metadata::{self, ConfigResource, ConfigResourceType, MetadataDelta, MetadataImage},
+    transport::{Stream, StreamClass},
 };
 
 /// Logs that are opened or created at a time, per step.
 const OPEN_BATCH: usize = 64;
 
 /// What the partitions of a node are built on.
-#[derive(Debug)]
 pub struct PartitionsConfig {
     /// This node.
     pub node: Arc<NodeConfig>,
@@ -40,6 +51,10 @@ pub struct PartitionsConfig {
     pub blocking: Blocking,
     /// What partitions count.
     pub metrics: Metrics,
+    /// Names this process: it acts on its own registration only.
+    pub incarnation: Uuid,
+    /// Opens streams to the nodes that lead what this one follows.
+    pub opener: Opener,
 }
 
 /// The log directories could not be read.
@@ -51,10 +66,10 @@ pub enum OpenError {
 }
 
 /// The replicas of this node.
-#[derive(Debug)]
 pub struct Partitions {
     pub(super) config: PartitionsConfig,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
+    broker_epoch: Mutex<Option<BrokerEpoch>>,
     online: RwLock<HashMap<TopicPartition, Arc<Partition>>>,
     /// Replicas that the image gives to this node and that no directory can serve.
     offline: RwLock<BTreeSet<TopicPartition>>,
@@ -62,18 +77,33 @@ pub struct Partitions {
     pub(super) opened: AtomicBool,
     pub(super) failures: Arc<watch::Sender<usize>>,
     pub(super) misplaced: watch::Sender<Misplaced>,
+    pub(super) moves: Moves,
+}
+
+impl std::fmt::Debug for Partitions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Partitions").field("node", &self.shared.node).finish_non_exhaustive()
+    }
 }
 
 impl Partitions {
     /// No replicas yet; [`Partitions::open`] brings them.
     #[must_use]
     pub fn new(config: PartitionsConfig) -> Self {
+        let lag_ms = config.broker().replica_lag_time_max_ms;
+        let throttles = Throttles::new(&config.metrics);
         let shared = Shared {
             node: config.node.node_id,
             origin: Instant::now(),
             clock: Arc::clone(&config.clock),
             blocking: config.blocking.clone(),
             metrics: config.metrics.clone(),
+            replica_lag_time_max_ms: u64::try_from(lag_ms).unwrap_or(0),
+            tails: TailMemory::default(),
+            deadlines: Deadlines::default(),
+            questions: IsrQuestions::default(),
+            upstreams: Upstreams::new(Arc::clone(&config.opener), Arc::clone(&throttles)),
+            throttles,
         };
         let failures = Arc::new(watch::Sender::new(0));
         for directory in &config.directories {
@@ -83,11 +113,13 @@ impl Partitions {
         Self {
             config,
             shared: Arc::new(shared),
+            broker_epoch: Mutex::default(),
             online: RwLock::default(),
             offline: RwLock::default(),
             opened: AtomicBool::new(false),
             failures,
             misplaced: watch::Sender::default(),
+            moves: Moves::default(),
         }
     }
 
@@ -115,6 +147,15 @@ impl Partitions {
         self.offline.read().contains(&id)
     }
 
+    pub(super) fn offline_ids(&self) -> Vec<TopicPartition> {
+        self.offline.read().iter().copied().collect()
+    }
+
+    /// Lets go of a replica whose log is to be begun anew.
+    pub(super) fn forget(&self, id: TopicPartition) {
+        self.online.write().remove(&id);
+    }
+
     /// How many replicas should be here and could not be opened.
     #[must_use]
     pub fn offline_count(&self) -> usize {
@@ -138,11 +179,17 @@ impl Partitions {
         progress: impl Fn(usize, usize),
     ) -> Result<(), OpenError> {
         let configs = TopicConfigs::new(&self.config.node, image);
+        let directories = self.config.directories.clone();
+        // A directory that fails at it is offline, and says so.
+        let _ = self.config.blocking.run(move || log::settle(&directories)).await?;
         for directory in self.working_directories() {
             self.load(directory, &configs, &progress).await?;
             self.delete_strays(directory, image).await?;
         }
+        self.set_doubles_aside(image).await?;
+        self.delete_stray_moved(image).await?;
         self.reconcile(image).await?;
+        self.resume_moves(image, |topic| configs.log(topic)).await?;
         self.opened.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -154,13 +201,9 @@ impl Partitions {
     pub async fn reconcile(&self, image: &MetadataImage) -> Result<(), OpenError> {
         let configs = TopicConfigs::new(&self.config.node, image);
         let mine: BTreeSet<_> = image.partitions_of(self.config.node.node_id).collect();
-        let gone: BTreeSet<_> = {
-            let online = self.online.read();
-            online.keys().filter(|id| !mine.contains(id)).map(|id| id.topic).collect()
-        };
-        for topic in gone {
-            self.delete(topic).await?;
-        }
+        self.know_oneself(image);
+        self.shared.throttles.set(configs.rates());
+        self.delete(|id| !mine.contains(id)).await?;
         self.take_up(image, &configs, mine.into_iter().collect()).await
     }
 
@@ -174,28 +217,62 @@ impl Partitions {
         delta: &MetadataDelta,
     ) -> Result<(), OpenError> {
         let configs = TopicConfigs::new(&self.config.node, image);
-        let mut changed = Vec::new();
+        let node = self.config.node.node_id;
+        let mut changed = BTreeSet::new();
         for (topic, change) in delta.topics() {
             if change.deleted {
-                self.delete(*topic).await?;
-            } else {
-                let id = |partition: &PartitionIndex| TopicPartition {
-                    topic: *topic,
-                    partition: *partition,
-                };
-                changed.extend(change.partitions.iter().map(id));
+                self.delete(|id| id.topic == *topic).await?;
+                continue;
             }
+            let id = |partition: &PartitionIndex| TopicPartition {
+                topic: *topic,
+                partition: *partition,
+            };
+            changed.extend(change.partitions.iter().map(id));
         }
-        self.take_up(image, &configs, changed).await?;
+        let leaves = |id: &TopicPartition| {
+            changed.contains(id) && image.partition(*id).is_none_or(|p| !p.replicas.contains(&node))
+        };
+        self.delete(leaves).await?;
+        // Which replicas may be in sync, and what this node may do, depends on registrations.
+        for broker in delta.brokers() {
+            let online = self.online.read();
+            changed.extend(image.partitions_of(*broker).filter(|id| online.contains_key(id)));
+        }
+        self.know_oneself(image);
+        self.take_up(image, &configs, changed.into_iter().collect()).await?;
         self.apply_configs(image, delta, &configs);
         Ok(())
     }
 
-    /// Stops leading everywhere, so that whoever waits is told. The logs stay open.
-    pub fn resign_all(&self) {
+    /// Stops leading and following everywhere, so that whoever waits is told. The logs stay open.
+    pub fn rest_all(&self) {
         for partition in self.all() {
-            partition.resign();
+            partition.rest();
         }
+        self.shared.upstreams.stop();
+    }
+
+    /// Serves a stream that a follower has opened, until it ends.
+    pub async fn serve(self: Arc<Self>, class: StreamClass, stream: Stream) {
+        streams::serve(self, class, stream).await;
+    }
+
+    /// Whether the image that was followed last knows this process.
+    #[must_use]
+    pub fn is_registered(&self) -> bool {
+        self.broker_epoch().is_some()
+    }
+
+    /// The registration of this process, once there is one.
+    pub(super) fn broker_epoch(&self) -> Option<BrokerEpoch> {
+        *self.broker_epoch.lock()
+    }
+
+    fn know_oneself(&self, image: &MetadataImage) {
+        let own = image.broker(self.config.node.node_id);
+        let own = own.filter(|broker| broker.incarnation_id == self.config.incarnation);
+        *self.broker_epoch.lock() = own.map(|broker| broker.epoch);
     }
 
     async fn load(
@@ -226,7 +303,8 @@ impl Partitions {
                 opened
             })
         };
-        let threads = self.config.node_threads();
+        let threads = self.config.broker().num_recovery_threads_per_data_dir;
+        let threads = usize::try_from(threads).unwrap_or(1).max(1);
         let mut loading = stream::iter(chunks.into_iter().map(load)).buffer_unordered(threads);
         let mut opened = 0;
         while let Some(count) = loading.next().await {
@@ -270,15 +348,16 @@ impl Partitions {
         configs: &TopicConfigs<'_>,
         ids: Vec<TopicPartition>,
     ) -> Result<(), OpenError> {
+        self.make_way(image, &ids);
         let missing: Vec<_> = ids.iter().copied().filter(|id| self.lookup(*id).is_none()).collect();
         for chunk in missing.chunks(OPEN_BATCH) {
             self.create(image, configs, chunk).await?;
         }
         for id in &ids {
-            self.lead_or_resign(image, configs, *id);
+            self.assign(image, configs, *id);
         }
         self.compare_places(image, &ids);
-        Ok(())
+        Ok(self.delete_moved(image, &ids).await?)
     }
 
     async fn create(
@@ -301,7 +380,9 @@ impl Partitions {
             let mut created = Vec::with_capacity(jobs.len());
             for (id, topic, config, directory) in jobs {
                 let log = directory.and_then(|directory| {
-                    Ok(directory.create(&topic, id.partition, id.topic, config, now_ms)?)
+                    let log = directory.create(&topic, id.partition, id.topic, config, now_ms)?;
+                    let high_watermark = directory.high_watermark(log.name());
+                    Ok((log, high_watermark.unwrap_or(Offset::ZERO)))
                 });
                 created.push((id, topic, log));
             }
@@ -309,7 +390,13 @@ impl Partitions {
         };
         for (id, topic, log) in self.config.blocking.run(create).await? {
             match log {
-                Ok(log) => self.add(id, topic, log, configs),
+                Ok((log, high_watermark)) => {
+                    let config = configs.topic(&topic);
+                    let shared = Arc::clone(&self.shared);
+                    let partition = Partition::new(id, topic, log, high_watermark, config, shared);
+                    self.offline.write().remove(&id);
+                    self.online.write().insert(id, partition);
+                }
                 Err(error) => {
                     if self.offline.write().insert(id) {
                         error!(%topic, partition = %id.partition, %error, "a replica is offline");
@@ -320,61 +407,60 @@ impl Partitions {
         Ok(())
     }
 
-    fn add(&self, id: TopicPartition, topic: Arc<str>, log: Arc<Log>, configs: &TopicConfigs<'_>) {
-        let config = configs.topic(&topic);
-        let partition = Partition::new(id, topic, log, config, Arc::clone(&self.shared));
-        self.offline.write().remove(&id);
-        self.online.write().insert(id, partition);
-    }
-
-    fn lead_or_resign(
-        &self,
-        image: &MetadataImage,
-        configs: &TopicConfigs<'_>,
-        id: TopicPartition,
-    ) {
+    /// Has a replica do what the image says, as the image has it set.
+    fn assign(&self, image: &MetadataImage, configs: &TopicConfigs<'_>, id: TopicPartition) {
         let (Some(partition), Some(registered)) = (self.lookup(id), image.partition(id)) else {
             return;
         };
-        if registered.leader != Some(self.config.node.node_id) {
-            return partition.resign();
-        }
-        let config = configs.topic(partition.topic());
-        let active = |node: &NodeId| {
-            image.broker(*node).filter(|b| b.is_active()).map(|broker| (*node, broker.epoch))
+        let (config, log_config) = configs.both(partition.topic());
+        partition.log().set_config(log_config);
+        let node = self.config.node.node_id;
+        // What an image says that does not know this process speaks of another one.
+        let assignment = match (registered.leader, self.broker_epoch()) {
+            (Some(leader), Some(_)) if leader == node => {
+                let balanced = match registered.is_balancing {
+                    true => registered.adding_replicas.to_vec(),
+                    false => Vec::new(),
+                };
+                Assignment::Lead(registration(image, registered, &config), balanced)
+            }
+            (Some(leader), Some(broker_epoch)) => {
+                let leader_epoch = registered.leader_epoch;
+                Assignment::Follow { leader, leader_epoch, broker_epoch }
+            }
+            _ => Assignment::Rest,
         };
-        let registration = Registration {
-            leader_epoch: registered.leader_epoch,
-            partition_epoch: registered.partition_epoch,
-            replicas: registered.replicas.iter().copied().collect(),
-            isr: registered.isr.iter().copied().collect(),
-            recovering: registered.recovering,
-            min_insync_replicas: usize::try_from(config.min_insync_replicas).unwrap_or(1),
-            active: registered.replicas.iter().filter_map(active).collect(),
-        };
-        partition.lead(registration, config);
+        partition.assign(assignment, config);
     }
 
-    async fn delete(&self, topic: TopicId) -> Result<(), OpenError> {
+    /// Deletes the replicas that are not this node's any more.
+    async fn delete(&self, is_gone: impl Fn(&TopicPartition) -> bool) -> Result<(), OpenError> {
         let gone: Vec<_> = {
             let mut online = self.online.write();
-            online.extract_if(|id, _| id.topic == topic).map(|(_, partition)| partition).collect()
+            online.extract_if(|id, _| is_gone(id)).map(|(_, partition)| partition).collect()
         };
-        self.offline.write().retain(|id| id.topic != topic);
+        self.offline.write().retain(|id| !is_gone(id));
         self.misplaced.send_if_modified(|misplaced| {
-            misplaced.retain(|id, _| id.topic != topic);
+            misplaced.retain(|id, _| !is_gone(id));
             false
         });
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.give_up_moves(&is_gone).await?;
         for partition in &gone {
-            partition.resign();
+            partition.rest();
         }
         let directories = self.config.directories.clone();
         let delete = move || {
             for partition in gone {
                 let (topic, index) = (partition.topic(), partition.id().partition);
                 for directory in &directories {
+                    if let Err(error) = directory.delete_moved(&format!("{topic}-{index}")) {
+                        warn!(%topic, partition = %index, %error, "a log could not be deleted");
+                    }
                     let held = directory.log(topic, index);
-                    if !held.is_some_and(|log| Arc::ptr_eq(&log, partition.log())) {
+                    if !held.is_some_and(|log| Arc::ptr_eq(&log, &partition.log())) {
                         continue;
                     }
                     if let Err(error) = directory.delete(topic, index) {
@@ -399,25 +485,30 @@ impl Partitions {
         if delta.configs().is_empty() {
             return;
         }
+        if brokers {
+            self.shared.throttles.set(configs.rates());
+        }
         for partition in self.all().iter().filter(|partition| changed(partition)) {
-            partition.log().set_config(configs.log(partition.topic()));
-            partition.set_config(configs.topic(partition.topic()));
-            self.lead_or_resign(image, configs, partition.id());
+            for one in self.moves().iter().filter(|one| one.partition().id() == partition.id()) {
+                one.future().set_config(configs.log(partition.topic()));
+            }
+            self.assign(image, configs, partition.id());
         }
     }
 
     /// Writes the checkpoints of all directories. Blocks.
     pub fn checkpoint(&self) {
-        let mut high_watermarks = BTreeMap::<String, Offset>::new();
-        for partition in self.all() {
-            if let Some(high_watermark) = partition.high_watermark() {
-                high_watermarks.insert(partition.log().name().to_owned(), high_watermark);
-            }
-        }
+        let high_watermarks = || {
+            let partitions = self.all();
+            let known = partitions.iter().map(|partition| {
+                (partition.log().name().to_owned(), partition.known_high_watermark())
+            });
+            known.collect::<BTreeMap<String, Offset>>()
+        };
         for directory in self.working_directories() {
             let written = directory
                 .checkpoint()
-                .and_then(|()| directory.checkpoint_high_watermarks(&high_watermarks));
+                .and_then(|()| directory.checkpoint_high_watermarks(high_watermarks));
             if let Err(error) = written {
                 warn!(directory = directory.location(), %error, "checkpoints were not written");
             }
@@ -426,7 +517,9 @@ impl Partitions {
 
     /// Closes all logs in order, so that the next start has nothing to recover. Blocks.
     pub fn close(&self) {
-        self.resign_all();
+        self.rest_all();
+        // A directory's marker of a clean end comes last.
+        self.checkpoint();
         for directory in self.working_directories() {
             if let Err(error) = directory.close() {
                 error!(directory = directory.location(), %error, "not closed in order");
@@ -436,9 +529,30 @@ impl Partitions {
 }
 
 impl PartitionsConfig {
-    fn node_threads(&self) -> usize {
-        let broker = BrokerConfig::resolve(self.node.layers(&(), &()));
-        usize::try_from(broker.num_recovery_threads_per_data_dir).unwrap_or(1).max(1)
+    /// What cannot be changed while the node runs.
+    fn broker(&self) -> BrokerConfig {
+        BrokerConfig::resolve(self.node.layers(&(), &()))
+    }
+}
+
+/// A partition's registration as its leader acts on it.
+fn registration(
+    image: &MetadataImage,
+    registered: &metadata::Partition,
+    config: &TopicConfig,
+) -> Registration {
+    let active = |node: &NodeId| {
+        let broker = image.broker(*node).filter(|broker| registered.is_active_on(broker))?;
+        Some((*node, broker.epoch))
+    };
+    Registration {
+        leader_epoch: registered.leader_epoch,
+        partition_epoch: registered.partition_epoch,
+        replicas: registered.replicas.iter().copied().collect(),
+        isr: registered.isr.iter().copied().collect(),
+        recovering: registered.recovering,
+        min_insync_replicas: usize::try_from(config.min_insync_replicas).unwrap_or(1),
+        active: registered.replicas.iter().filter_map(active).collect(),
     }
 }
 
@@ -466,6 +580,11 @@ impl<'a> TopicConfigs<'a> {
         let cluster_default = image.config_map(&ConfigResource::all_brokers());
         let shared = resolve(node, &broker, &cluster_default, &BTreeMap::new());
         Self { node, image, broker, cluster_default, shared }
+    }
+
+    fn rates(&self) -> Rates {
+        let layers = self.node.layers(&self.broker, &self.cluster_default);
+        Rates::of(&BrokerConfig::resolve(layers))
     }
 
     fn both(&self, topic: &str) -> (Arc<TopicConfig>, Arc<LogConfig>) {

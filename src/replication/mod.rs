@@ -1,10 +1,9 @@
 //! Partitions: leader state, high watermarks, waiting requests.
 //!
-//! State: for each replica of this node a [`Partition`], which joins a log with what its
-//! leader knows ([`leader`], a core without I/O) and with the requests that wait for it
-//! (`waiting`). [`Partitions`] holds all of them and follows the metadata image. What a replica does
-//! that does not lead is [`follower`], what the two say to each other [`subscription`] and [`wire`];
-//! no shell connects them yet.
+//! State: for each replica of this node a [`Partition`], which joins a log with what its role knows,
+//! one of two cores without I/O ([`leader`], [`follower`]), and with the requests that wait for it
+//! (`waiting`). [`Partitions`] holds all of them and follows the metadata image. What leader and
+//! follower say to each other is in [`subscription`] and [`wire`]; `streams` carries it.
 //!
 //! Invariants:
 //! - Batches of one connection are appended in the order in which they arrived.
@@ -16,7 +15,9 @@
 //!
 //! References: KIP-101, KIP-966; Kafka's design, "Replication".
 
+mod alter;
 mod bug;
+mod deadlines;
 mod directories;
 pub mod follower;
 mod internal_log;
@@ -24,18 +25,30 @@ pub mod isr_request;
 pub mod leader;
 mod manager;
 mod metrics;
+mod moves;
 mod partition;
+mod replacement;
+mod streams;
 pub mod subscription;
+mod tail;
 #[cfg(test)]
 mod tests;
+mod throttle;
 mod waiting;
 pub mod wire;
 
+pub use alter::AskController;
 pub use bug::Bug;
 pub use directories::Misplaced;
 pub use internal_log::InternalLog;
 pub use manager::{OpenError, Partitions, PartitionsConfig};
 pub use metrics::Metrics;
+pub use moves::{Move, MoveError, Stepped};
 pub(crate) use partition::WaitGuard;
-pub use partition::{Acks, AppendError, Appended, FetchError, Fetched, Isolation, Partition};
+pub use partition::{
+    Acks, AppendError, Appended, FetchError, Fetched, Isolation, Lag, Partition, Source,
+};
+pub use replacement::Lost;
+pub use streams::Opener;
+pub use throttle::Budget;
 pub(crate) use waiting::FetchWait;

@@ -3,6 +3,7 @@
 use crate::{
     base::{BrokerEpoch, LeaderEpoch, Offset},
     log::Log,
+    transport::StreamClass,
 };
 
 /// Names a subscription of a follower. Later ones are greater, over all lives of the node, so that
@@ -30,8 +31,9 @@ pub struct Subscribe {
 pub enum Answer {
     /// The follower's log is a prefix of the leader's: batches follow from its end on.
     Agreed,
-    /// The logs differ. `epoch` is the leader's newest that is not above the follower's last one, and
-    /// `end` is where it ends there (KIP-279): the follower cuts its log by both and subscribes anew.
+    /// The logs differ. `epoch` is the leader's newest that is not above the follower's last one,
+    /// and `end` is where it ends there (KIP-279): the follower cuts its log by both and subscribes
+    /// anew.
     Truncate {
         /// The leader's epoch.
         epoch: LeaderEpoch,
@@ -72,6 +74,25 @@ pub enum Refusal {
     /// The leader's log failed.
     #[error("the leader's log cannot be read")]
     Storage,
+    /// The follower misses more than a stream for the tail carries: it is to subscribe on one for
+    /// catching up.
+    #[error("the follower is to catch up on a stream of its own")]
+    Behind,
+    /// The follower has caught up: it is to subscribe on a stream for the tail.
+    #[error("the follower has caught up")]
+    CaughtUp,
+}
+
+impl Refusal {
+    /// The class of stream that a follower is sent to, if it is sent to another.
+    #[must_use]
+    pub const fn redirect(self) -> Option<StreamClass> {
+        match self {
+            Self::Behind => Some(StreamClass::CatchUp),
+            Self::CaughtUp => Some(StreamClass::Replica),
+            _ => None,
+        }
+    }
 }
 
 /// What a leader tells beside its batches, and alone where it changes.

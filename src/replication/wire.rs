@@ -1,29 +1,35 @@
 //! Frames of a replica stream between two nodes.
 //!
-//! A stream carries any number of subscriptions of one follower node with one leader node. Each frame
-//! is what the transport delimits; its first byte says what it is, numbers are big-endian. The follower
-//! opens the stream and says which version it speaks; the leader answers in the same one or ends the
-//! stream.
+//! A stream carries any number of subscriptions of one follower node with one leader node. Each
+//! frame is what the transport delimits; its first byte says what it is, numbers are big-endian.
+//! The follower opens the stream and says which version it speaks; the leader answers in the same
+//! one or ends the stream.
 //!
 //! ```text
 //! follower  Open         0  version u8, broker epoch i64
-//!           Subscribe    1  session u64, topic id 16, partition i32, leader epoch i32, end i64, last epoch i32
+//!           Subscribe    1  session u64, topic id 16, partition i32, leader epoch i32, end i64,
+//!                           last epoch i32
 //!           Acknowledge  2  (session u64, end i64) as often as there is room
 //!           Unsubscribe  3  session u64
+//!           Credit       4  budget u8, bytes u32
 //! leader    Answer       8  session u64, kind u8, epoch i32, offset i64
 //!           Push         9  session u64, from i64, high watermark i64, last stable offset i64,
 //!                           log start i64, batches up to the end of the frame
 //!           Close       10  session u64, refusal u8
+//!           Ask         11  budget u8
 //! ```
 //!
-//! Batches are slices: of the buffer that a produce request came in when a frame is sent, of the frame's
-//! own when it is read. Nothing is reserved by a number that was read, and a frame that says more or
-//! less than it should is refused whole.
+//! Batches are slices: of the buffer that a produce request came in when a frame is sent, of the
+//! frame's own when it is read. Nothing is reserved by a number that was read, and a frame that
+//! says more or less than it should is refused whole.
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use uuid::Uuid;
 
-use super::subscription::{Answer, Progress, Refusal, Session, Subscribe};
+use super::{
+    Budget,
+    subscription::{Answer, Progress, Refusal, Session, Subscribe},
+};
 use crate::base::{BrokerEpoch, LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition};
 
 /// The version that this release speaks.
@@ -37,9 +43,11 @@ const OPEN: u8 = 0;
 const SUBSCRIBE: u8 = 1;
 const ACKNOWLEDGE: u8 = 2;
 const UNSUBSCRIBE: u8 = 3;
+const CREDIT: u8 = 4;
 const ANSWER: u8 = 8;
 const PUSH: u8 = 9;
 const CLOSE: u8 = 10;
+const ASK: u8 = 11;
 
 const ACKNOWLEDGED_BYTES: usize = 16;
 
@@ -57,6 +65,8 @@ pub enum Request {
     Acknowledge(Acknowledged),
     /// A subscription is over.
     Unsubscribe(Session),
+    /// So many bytes more may be sent to throttled replicas.
+    Credit(Budget, u32),
 }
 
 /// What a leader says.
@@ -68,6 +78,8 @@ pub enum Reply {
     Push(Pushed),
     /// A subscription is over.
     Close(Session, Refusal),
+    /// There is something for throttled replicas, and no credit left.
+    Ask(Budget),
 }
 
 /// A push as it arrives.
@@ -163,6 +175,11 @@ impl Request {
                 frame.put_u8(UNSUBSCRIBE);
                 frame.put_u64(session.0);
             }
+            Self::Credit(budget, bytes) => {
+                frame.put_u8(CREDIT);
+                frame.put_u8(budget_code(*budget));
+                frame.put_u32(*bytes);
+            }
         }
         frame.freeze()
     }
@@ -203,6 +220,7 @@ impl Request {
                 Self::Acknowledge(Acknowledged(ends))
             }
             UNSUBSCRIBE => Self::Unsubscribe(frame.session()?),
+            CREDIT => Self::Credit(budget(CREDIT, frame.u8()?)?, frame.u32()?),
             kind => return Err(WireError::Kind(kind)),
         };
         frame.end()?;
@@ -251,6 +269,10 @@ impl Reply {
                 frame.put_u64(session.0);
                 frame.put_u8(code(refusal));
             }
+            Self::Ask(budget) => {
+                frame.put_u8(ASK);
+                frame.put_u8(budget_code(budget));
+            }
         }
         [frame.freeze(), Bytes::new()]
     }
@@ -287,6 +309,7 @@ impl Reply {
                 let session = frame.session()?;
                 Self::Close(session, refusal(CLOSE, frame.u8()?)?)
             }
+            ASK => Self::Ask(budget(ASK, frame.u8()?)?),
             kind => return Err(WireError::Kind(kind)),
         };
         frame.end()?;
@@ -294,7 +317,7 @@ impl Reply {
     }
 }
 
-const REFUSALS: [Refusal; 8] = [
+const REFUSALS: [Refusal; 10] = [
     Refusal::NotLeader,
     Refusal::FencedLeaderEpoch,
     Refusal::UnknownLeaderEpoch,
@@ -303,6 +326,8 @@ const REFUSALS: [Refusal; 8] = [
     Refusal::LaterEpoch,
     Refusal::OffsetOutOfRange,
     Refusal::Storage,
+    Refusal::Behind,
+    Refusal::CaughtUp,
 ];
 
 const fn code(refusal: Refusal) -> u8 {
@@ -315,11 +340,28 @@ const fn code(refusal: Refusal) -> u8 {
         Refusal::LaterEpoch => 5,
         Refusal::OffsetOutOfRange => 6,
         Refusal::Storage => 7,
+        Refusal::Behind => 8,
+        Refusal::CaughtUp => 9,
     }
 }
 
 fn refusal(kind: u8, code: u8) -> Result<Refusal, WireError> {
     REFUSALS.get(usize::from(code)).copied().ok_or(WireError::Code { kind, code })
+}
+
+const fn budget_code(budget: Budget) -> u8 {
+    match budget {
+        Budget::Operator => 0,
+        Budget::Balancer => 1,
+    }
+}
+
+fn budget(kind: u8, code: u8) -> Result<Budget, WireError> {
+    match code {
+        0 => Ok(Budget::Operator),
+        1 => Ok(Budget::Balancer),
+        code => Err(WireError::Code { kind, code }),
+    }
 }
 
 /// A frame that is being read.
@@ -336,6 +378,10 @@ impl Frame {
 
     fn u8(&mut self) -> Result<u8, WireError> {
         self.rest.try_get_u8().map_err(|_| WireError::Length(self.kind))
+    }
+
+    fn u32(&mut self) -> Result<u32, WireError> {
+        self.rest.try_get_u32().map_err(|_| WireError::Length(self.kind))
     }
 
     fn i32(&mut self) -> Result<i32, WireError> {
@@ -404,7 +450,12 @@ mod tests {
                 Request::Acknowledge(Acknowledged::collect(&mut ends.into_iter()))
             }),
             session().prop_map(Request::Unsubscribe),
+            (budgets(), any::<u32>()).prop_map(|(budget, bytes)| Request::Credit(budget, bytes)),
         ]
+    }
+
+    fn budgets() -> impl Strategy<Value = Budget> {
+        prop::sample::select(&[Budget::Operator, Budget::Balancer][..])
     }
 
     fn refused() -> impl Strategy<Value = Refusal> {
@@ -432,6 +483,7 @@ mod tests {
                 Reply::Push(Pushed { session, from, progress, records: records.into() })
             }),
             (session(), refused()).prop_map(|(session, refusal)| Reply::Close(session, refusal)),
+            budgets().prop_map(Reply::Ask),
         ]
     }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use quinn::{Connection, Endpoint, TokioRuntime};
+use quinn::{Connection, Endpoint};
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use tokio::{
     sync::Semaphore,
@@ -23,6 +23,7 @@ use super::{
     metrics::Metrics,
     request,
     resolve::Resolve,
+    runtime::{Meter, Metered},
     stream::{Class, Stream, StreamReceiver, StreamSender},
     tls::{self, Liveness, Tls},
 };
@@ -56,6 +57,7 @@ pub(super) struct Shared {
     pub(super) resolver: Arc<dyn Resolve>,
     pub(super) service: Arc<dyn Service>,
     pub(super) metrics: Metrics,
+    pub(super) meter: Meter,
     pub(super) rng: Mutex<SmallRng>,
     pub(super) request_memory: Arc<Semaphore>,
     pub(super) refusals: LogLimit,
@@ -103,11 +105,12 @@ impl Transport {
         let mut rng = SmallRng::seed_from_u64(seams.seed);
         // The address only matters for connections that override it anyway.
         let server = tls.server(SocketAddr::from(([0, 0, 0, 0], 0)));
+        let meter = Meter::default();
         let endpoint = Endpoint::new_with_abstract_socket(
             tls::endpoint(credentials, rng.random()),
             Some(server),
             seams.socket.into_quinn(),
-            Arc::new(TokioRuntime),
+            Arc::new(Metered(meter.clone())),
         )?;
         let shared = Arc::new(Shared {
             request_memory: Arc::new(Semaphore::new(config.request_memory_bytes)),
@@ -117,6 +120,7 @@ impl Transport {
             resolver: seams.resolver,
             service,
             metrics: Metrics::new(),
+            meter,
             rng: Mutex::new(rng),
             refusals: LogLimit::default(),
             is_ipv6,
@@ -215,9 +219,9 @@ impl Transport {
         timeout_at(deadline, finding).await.map_err(|_| late())?
     }
 
-    /// Sends a Raft message. Never waits: it may be lost, and replaces older ones of its class where
-    /// too many wait. False where some were lost for it, or `to` cannot be reached now, so that it most
-    /// likely is: for Raft, the peer is unreachable.
+    /// Sends a Raft message. Never waits: it may be lost, and replaces older ones of its class
+    /// where too many wait. False where some were lost for it, or `to` cannot be reached now, so
+    /// that it most likely is: for Raft, the peer is unreachable.
     pub fn send(&self, to: NodeId, class: MessageClass, message: Bytes) -> bool {
         if message.len() > self.shared.config.message_max_bytes {
             tracing::error!(%to, bytes = message.len(), "a Raft message is too large to be sent");
@@ -249,7 +253,8 @@ impl Transport {
         request::call(&session, request, max_bytes, deadline).await
     }
 
-    /// Opens a stream of the bulk lane. The peer learns of it with the first bytes that are written.
+    /// Opens a stream of the bulk lane. The peer learns of it with the first bytes that are
+    /// written.
     ///
     /// # Errors
     /// Where `to` cannot be reached, or has no room for another stream before `deadline`.

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, io, sync::Arc};
 
-use quinn::{ConnectionError, VarInt};
+use quinn::{ConnectionError, TransportErrorCode, VarInt};
 
 use super::hello::HelloError;
 use crate::{
@@ -146,10 +146,19 @@ impl ConnectError {
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Refused { .. } => true,
-            Self::Ended { source, .. } => !matches!(
-                source,
-                ConnectionError::TimedOut | ConnectionError::Reset | ConnectionError::LocallyClosed
-            ),
+            Self::Ended { source, .. } => match source {
+                ConnectionError::TimedOut
+                | ConnectionError::Reset
+                | ConnectionError::LocallyClosed => false,
+                // It stops, or has no room for another handshake.
+                ConnectionError::ApplicationClosed(closed) => {
+                    closed.error_code != CloseCode::Stopped.code()
+                }
+                ConnectionError::ConnectionClosed(closed) => {
+                    closed.error_code != TransportErrorCode::CONNECTION_REFUSED
+                }
+                _ => true,
+            },
             _ => false,
         }
     }

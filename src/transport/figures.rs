@@ -151,7 +151,14 @@ impl Transport {
         statuses(self.shared())
     }
 
-    /// The same as metrics, for whoever renders them.
+    /// About how much processor time encryption, packets and timers have taken. What is done with
+    /// what was carried is not in it.
+    #[must_use]
+    pub fn cpu_seconds(&self) -> f64 {
+        self.shared().meter.seconds()
+    }
+
+    /// The connections as metrics, for whoever renders them.
     #[must_use]
     pub fn figures(&self) -> Vec<Figure> {
         let links = self.links();

@@ -1,8 +1,8 @@
 //! The first frame on every connection: who is there, and which version both speak.
 //!
-//! `u32` magic, `u32` length (both big-endian), a protobuf message. The dialing side speaks first, on
-//! its first bidirectional stream; the other answers there. Fields are only ever added, so that any
-//! two versions understand each other's first frame.
+//! `u32` magic, `u32` length (both big-endian), a protobuf message. The dialing side speaks first,
+//! on its first bidirectional stream; the other answers there. Fields are only ever added, so that
+//! any two versions understand each other's first frame.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message as _;

@@ -92,8 +92,11 @@ fn failed(shared: &Shared, remote: SocketAddr, error: &RefuseError) {
     shared.metrics.accepted_failure(error.label());
     let is_ours = match error {
         RefuseError::Ended(ConnectionError::ApplicationClosed(closed)) => {
-            // It found itself, or has no more use for the connection.
-            if closed.error_code == CloseCode::NotNeeded.code() {
+            // It found itself, has no more use for the connection, or stops.
+            if [CloseCode::NotNeeded, CloseCode::Stopped]
+                .map(CloseCode::code)
+                .contains(&closed.error_code)
+            {
                 return;
             }
             false

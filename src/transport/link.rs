@@ -156,7 +156,7 @@ impl Link {
         let mut pause = Pause::new(&shared);
         let mut told = Told::default();
         loop {
-            if self.retired.load(Relaxed) {
+            if self.is_over(&shared) {
                 let error = match shared.is_stopped() {
                     true => ConnectError::Stopped,
                     false => ConnectError::NoAddress(self.node),
@@ -182,6 +182,8 @@ impl Link {
                     }
                     (error, pause.next(&shared, false))
                 }
+                // Nobody is missed any more.
+                Err(_) if self.is_over(&shared) => continue,
                 Err(error) => {
                     shared.metrics.dialed_failure(error.label());
                     told.failure(&self, &error);
@@ -200,6 +202,11 @@ impl Link {
                 () = self.wake.notified() => {}
             }
         }
+    }
+
+    /// Whether nobody will use it any more.
+    fn is_over(&self, shared: &Shared) -> bool {
+        self.retired.load(Relaxed) || shared.is_stopped()
     }
 
     /// Tries every address that is known, until one answers as it should.

@@ -1,4 +1,5 @@
-//! What the cluster plane counts, its peers apart (see `figures`). Handles are made with the recorder that is current at the start.
+//! What the cluster plane counts, its peers apart (see `figures`). Handles are made with the
+//! recorder that is current at the start.
 
 use metrics::{Counter, Histogram, counter, describe_counter, describe_histogram, histogram};
 

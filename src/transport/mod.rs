@@ -3,27 +3,31 @@
 //! It knows bytes: what a message, a request or a stream means is the [`Service`]'s.
 //!
 //! # Connections
-//! Each node dials for what it wants to send: up to two connections per direction of a pair of nodes,
-//! one for control (Raft messages, requests) and, once it is needed, one for bulk (replicas, snapshots),
-//! so that neither waits for the other's windows. A control connection to every peer of the address
-//! book is kept up; names are resolved anew at every attempt. On each connection the first frame says
-//! who is there and which version both speak (`hello`), checked against the certificates.
+//! Each node dials for what it wants to send: up to two connections per direction of a pair of
+//! nodes, one for control (Raft messages, requests) and, once it is needed, one for bulk (replicas,
+//! snapshots), so that neither waits for the other's windows. A control connection to every peer of
+//! the address book is kept up; names are resolved anew at every attempt. On each connection the
+//! first frame says who is there and which version both speak (`hello`), checked against the
+//! certificates.
 //!
 //! # State it owns
 //! The socket, the connections, the queues of Raft messages, and the address book.
 //!
 //! # Invariants
-//! - A message, request or stream is only taken from a peer whose certificate names this cluster and
-//!   the node that it claims to be, and whom the service admitted; [`PeerInfo`] is what was checked.
-//! - No stream waits for another's flow control: windows of a control connection have room for all its
-//!   streams at once. Within a connection, messages go before requests, replicas before snapshots.
-//! - Memory is bounded per peer: messages by their queue, streams by windows, requests by a budget that
-//!   all peers share. What a length claims is never reserved before it arrives.
+//! - A message, request or stream is only taken from a peer whose certificate names this cluster
+//!   and the node that it claims to be, and whom the service admitted; [`PeerInfo`] is what was
+//!   checked.
+//! - No stream waits for another's flow control: windows of a control connection have room for all
+//!   its streams at once. Within a connection, messages go before requests, replicas before
+//!   snapshots.
+//! - Memory is bounded per peer: messages by their queue, streams by windows, requests by a budget
+//!   that all peers share. What a length claims is never reserved before it arrives.
 //! - Every wait for a peer has a deadline: the caller's, the idle timeout, or a constant here.
 //!
 //! # What it must not do
-//! Interpret what it carries, read a clock, or draw a random number other than from the seed. (The TLS
-//! library draws its keys from the system; nothing that is observable depends on them.)
+//! Interpret what it carries, read a clock, or draw a random number other than from the seed. (The
+//! TLS library draws its keys from the system, and `runtime` reads what processor time was taken, for
+//! whoever looks at figures; nothing else that is observable depends on them.)
 //!
 //! # References
 //! RFC 9000, 9001, 9002 (QUIC); RFC 8446 (TLS 1.3).
@@ -39,6 +43,7 @@ mod metrics;
 mod queue;
 mod request;
 mod resolve;
+mod runtime;
 mod socket;
 mod stream;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Requests and responses: a stream of its own for each.
 //!
-//! A request is its class, how many milliseconds are left for it (`u32`, big-endian), and its bytes up
-//! to the end of the stream. A response is a status and its bytes up to the end.
+//! A request is its class, how many milliseconds are left for it (`u32`, big-endian), and its bytes
+//! up to the end of the stream. A response is a status and its bytes up to the end.
 
 use std::{sync::Arc, time::Duration};
 

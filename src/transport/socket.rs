@@ -17,8 +17,8 @@ use quinn::{
 };
 use socket2::{Domain, Protocol, Type};
 
-/// Bytes that the system is asked to hold in either direction, so that a burst of a whole congestion
-/// window is not dropped. The system may grant less.
+/// Bytes that the system is asked to hold in either direction, so that a burst of a whole
+/// congestion window is not dropped. The system may grant less.
 const SYSTEM_BUFFER_BYTES: usize = 4 << 20;
 
 /// A UDP socket.

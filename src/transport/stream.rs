@@ -64,7 +64,8 @@ pub struct Stream {
     pub receiver: StreamReceiver,
 }
 
-/// The writing side. Dropped without [`StreamSender::finish`], the peer sees it cancelled, not ended.
+/// The writing side. Dropped without [`StreamSender::finish`], the peer sees it cancelled, not
+/// ended.
 #[derive(Debug)]
 pub struct StreamSender {
     stream: quinn::SendStream,

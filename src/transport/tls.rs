@@ -1,10 +1,10 @@
 //! TLS 1.3 and QUIC's settings.
 //!
-//! Both sides show certificates, and each verifies that the cluster's CA signed the other's. Host names
-//! are not compared: a node is who its certificate says by node id and cluster id, wherever it is
-//! reached. That comparison follows the handshake (`handshake`), where a refusal can be explained.
-//! Sessions are never resumed, so that every connection stands on certificates that are valid when
-//! it is made, and there is no 0-RTT.
+//! Both sides show certificates, and each verifies that the cluster's CA signed the other's. Host
+//! names are not compared: a node is who its certificate says by node id and cluster id, wherever
+//! it is reached. That comparison follows the handshake (`handshake`), where a refusal can be
+//! explained. Sessions are never resumed, so that every connection stands on certificates that are
+//! valid when it is made, and there is no 0-RTT.
 
 use std::{
     net::SocketAddr,
@@ -62,8 +62,8 @@ const PEER_MESSAGE_STREAMS_MAX: u32 = 4;
 /// Room for all streams of a control connection at once: no stream waits for the window of another.
 const CONTROL_WINDOW_BYTES: u32 =
     (PEER_STREAMS_MAX + PEER_MESSAGE_STREAMS_MAX) * STREAM_WINDOW_BYTES;
-/// What may be in flight before the first acknowledgement; quinn's default of ten packets would cost
-/// a large message several round trips.
+/// What may be in flight before the first acknowledgement; quinn's default of ten packets would
+/// cost a large message several round trips.
 const INITIAL_CONGESTION_WINDOW_BYTES: u64 = 1 << 20;
 /// Between neighbours. The default of 333 ms is for the internet, and delays the first repetition.
 const INITIAL_RTT: Duration = Duration::from_millis(2);

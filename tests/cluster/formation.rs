@@ -2,7 +2,10 @@
 
 use ottla::{base::NodeId, cluster::BootstrapError};
 
-use crate::machine::{Machine, World, eventually, voters};
+use crate::{
+    machine::{Machine, World, voters},
+    wait::eventually,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_wait_and_are_a_cluster_once_the_voters_are_named() {
@@ -31,7 +34,7 @@ async fn three_nodes_wait_and_are_a_cluster_once_the_voters_are_named() {
     }
     for node in &served {
         for index in 0..3 {
-            node.client().topic(&format!("topic-{index}")).await.unwrap();
+            node.hears_of(&format!("topic-{index}")).await;
         }
         assert_eq!(voters(&node.describe().await), [1, 2, 3]);
     }

@@ -2,12 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Debug,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use ottla::{
@@ -16,7 +14,7 @@ use ottla::{
     client::{Client, ClientConfig, ClientError, NewTopic, TcpConnect},
     cluster::{BootstrapError, Cluster, Description, Founded, VotersChange, VotersError},
     config::NodeConfig,
-    log::SimDir,
+    log::{Dir, SimDir},
     net::{SocketBuffers, TcpListener},
     node::{Beginning, ClusterSeams, Node, Operator, READINESS, Seams, StartError},
     observability::{Readiness, Registry},
@@ -26,11 +24,11 @@ use ottla::{
 use tempfile::TempDir;
 use tokio::{
     task::JoinHandle,
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
 
-/// Longer than anything here takes; a wait that reaches it has failed.
-pub(crate) const LONG: Duration = Duration::from_secs(60);
+use crate::wait::{LONG, eventually};
+
 const LOOPBACK: &str = "127.0.0.1:0";
 
 /// A cluster's certificates, and where its nodes are.
@@ -46,10 +44,30 @@ pub(crate) struct World {
 #[derive(Clone, Default)]
 pub(crate) struct Machine {
     dir: SimDir,
+    /// A second log directory, where the machine has one.
+    second: Option<SimDir>,
     store: Arc<MemStore>,
 }
 
 impl Machine {
+    pub(crate) fn with_two_directories() -> Self {
+        Self { second: Some(SimDir::named("-2")), ..Self::default() }
+    }
+
+    pub(crate) fn second(&self) -> &SimDir {
+        self.second.as_ref().expect("it has two directories")
+    }
+
+    fn locations(&self) -> String {
+        let locations = self.directories().iter().map(|dir| dir.location()).collect::<Vec<_>>();
+        locations.join(",")
+    }
+
+    fn directories(&self) -> Vec<Arc<dyn Dir>> {
+        let dirs = std::iter::once(&self.dir).chain(&self.second);
+        dirs.map(|dir| Arc::new(dir.clone()) as _).collect()
+    }
+
     pub(crate) fn store(&self) -> &MemStore {
         &self.store
     }
@@ -59,6 +77,7 @@ impl Machine {
 pub(crate) struct Started {
     pub(crate) operator: Operator,
     pub(crate) readiness: Readiness,
+    registry: Registry,
     node: JoinHandle<Result<Node, StartError>>,
 }
 
@@ -135,7 +154,7 @@ impl World {
             seeds.iter().map(|seed| format!("127.0.0.1:{}", self.ports[seed])).collect();
         let settings = [
             ("node.id", id.to_string()),
-            ("log.dirs", "/simulated".to_owned()),
+            ("log.dirs", machine.locations()),
             ("listeners", "PLAINTEXT://127.0.0.1:0".to_owned()),
             ("ottla.cluster.listener", format!("127.0.0.1:{port}")),
             ("ottla.seeds", seeds.join(",")),
@@ -147,6 +166,7 @@ impl World {
         let settings = settings.map(|(name, value)| (name.to_owned(), value));
         let config = Arc::new(NodeConfig::from_settings(settings.collect()).unwrap());
         let (readiness, operator) = (Readiness::new(READINESS), Operator::default());
+        let registry = Registry::new();
         let cluster = ClusterSeams {
             credentials: self.credentials(id),
             socket: Socket::bind(format!("127.0.0.1:{port}").parse().unwrap()).unwrap(),
@@ -155,12 +175,12 @@ impl World {
         };
         let seams = Seams {
             clock: Arc::new(SystemClock),
-            directories: vec![Arc::new(machine.dir.clone())],
+            directories: machine.directories(),
             store: Arc::clone(&machine.store) as _,
             log_io: Blocking::threads("log", 2, 64).unwrap(),
             quorum_io: Blocking::threads("quorum", 3, 64).unwrap(),
             seed: self.starts.fetch_add(1, Ordering::Relaxed),
-            registry: Registry::new(),
+            registry: registry.clone(),
             readiness: readiness.clone(),
             operator: operator.clone(),
             cluster: Some(cluster),
@@ -171,7 +191,7 @@ impl World {
             TcpListener::bind(LOOPBACK.parse().unwrap(), SocketBuffers::default()).unwrap();
         let listeners = vec![("PLAINTEXT".to_owned(), listener)];
         let node = tokio::spawn(Node::start(config, seams, listeners));
-        Started { operator, readiness, node }
+        Started { operator, readiness, registry, node }
     }
 }
 
@@ -199,13 +219,14 @@ impl Started {
     pub(crate) async fn serves(self) -> Served {
         let node = timeout(LONG, self.node).await.expect("the node serves in time");
         let node = node.unwrap().unwrap();
-        Served { node, operator: self.operator }
+        Served { node, operator: self.operator, registry: self.registry }
     }
 }
 
 /// A node that serves clients.
 pub(crate) struct Served {
     pub(crate) node: Node,
+    pub(crate) registry: Registry,
     operator: Operator,
 }
 
@@ -233,6 +254,13 @@ impl Served {
         Client::new(config, Arc::new(TcpConnect)).unwrap()
     }
 
+    /// Waits until this node knows of a topic that was created through another.
+    pub(crate) async fn hears_of(&self, topic: &str) {
+        let context = self.node.context();
+        eventually(topic, || context.image().topic_by_name(topic).map(drop)).await;
+        self.client().topic(topic).await.unwrap();
+    }
+
     pub(crate) async fn create_topic(&self, name: &str) {
         self.try_create_topic(name).await.unwrap();
     }
@@ -248,10 +276,11 @@ impl Served {
     }
 
     pub(crate) async fn stop(self) {
-        let Self { node, operator } = self;
+        let Self { node, operator, registry } = self;
         let transport = operator.cluster().and_then(|cluster| cluster.transport().cloned());
         let address = transport.expect("it has one").local_addr().unwrap();
-        drop(operator);
+        // What it shows holds the node.
+        drop((operator, registry));
         timeout(LONG, node.stop()).await.expect("the node stops").unwrap();
         // What still runs of it holds the socket for a moment.
         eventually("the port is free", || std::net::UdpSocket::bind(address).ok()).await;
@@ -264,19 +293,6 @@ pub(crate) fn voters(description: &Description) -> Vec<u32> {
     let mut voters: Vec<u32> = voters.map(|replica| replica.node).collect();
     voters.sort_unstable();
     voters
-}
-
-/// Waits until `look` finds something.
-pub(crate) async fn eventually<T: Debug>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let found = timeout(LONG, async {
-        loop {
-            if let Some(found) = look() {
-                return found;
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-    });
-    found.await.unwrap_or_else(|_| panic!("{what}: never"))
 }
 
 fn now_ms() -> i64 {

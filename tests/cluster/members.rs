@@ -8,7 +8,10 @@ use ottla::{
 };
 use tokio::time::{sleep, timeout};
 
-use crate::machine::{LONG, Machine, Served, World, voters};
+use crate::{
+    machine::{Machine, Served, World, voters},
+    wait::LONG,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_of_one_grows_to_three_voters_and_its_first_node_leaves_them() {

@@ -47,6 +47,7 @@ import org.apache.kafka.common.serialization.StringSerializer;
 
 public class Driver {
     static final String BOOTSTRAP = System.getenv().getOrDefault("BOOTSTRAP", "127.0.0.1:9092");
+    static final short REPLICAS = Short.parseShort(System.getenv().getOrDefault("REPLICATION_FACTOR", "1"));
     static final Admin ADMIN = Admin.create(Map.of("bootstrap.servers", BOOTSTRAP));
     static final long BASE_MS = 1_700_000_000_000L;
 
@@ -86,7 +87,7 @@ public class Driver {
 
     static String create(int partitions, Map<String, String> config) throws Exception {
         String name = unique("java");
-        ADMIN.createTopics(List.of(new NewTopic(name, partitions, (short) 1).configs(config))).all().get();
+        ADMIN.createTopics(List.of(new NewTopic(name, partitions, REPLICAS).configs(config))).all().get();
         until(() -> {
             try {
                 var topic = ADMIN.describeTopics(List.of(name)).allTopicNames().get().get(name);

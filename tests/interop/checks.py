@@ -7,6 +7,7 @@ import traceback
 import uuid
 
 BOOTSTRAP = os.environ.get("BOOTSTRAP", "127.0.0.1:9092")
+REPLICAS = int(os.environ.get("REPLICATION_FACTOR", "1"))
 CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
 
 

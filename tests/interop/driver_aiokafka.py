@@ -10,7 +10,9 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.structs import OffsetAndMetadata
 
-from checks import BOOTSTRAP, CODECS, chosen, deadline, expect, expect_true, outcome, report, unique
+from checks import (
+    BOOTSTRAP, CODECS, REPLICAS, chosen, deadline, expect, expect_true, outcome, report, unique,
+)
 
 TIMEOUT_S = 30
 
@@ -36,7 +38,7 @@ class Session:
     async def create(self, partitions=1, **config):
         """Makes a topic of its own."""
         name = unique("aiokafka")
-        await self.admin.create_topics([NewTopic(name, partitions, 1, topic_configs=config)])
+        await self.admin.create_topics([NewTopic(name, partitions, REPLICAS, topic_configs=config)])
         return name
 
     async def produce(self, topic, values, **config):

@@ -24,7 +24,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from checks import BOOTSTRAP, CODECS, deadline, expect, expect_true, run, unique
+from checks import BOOTSTRAP, CODECS, REPLICAS, deadline, expect, expect_true, run, unique
 
 ADMIN = AdminClient({"bootstrap.servers": BOOTSTRAP})
 TIMEOUT_S = 30
@@ -38,7 +38,7 @@ def done(futures):
 def create(partitions=1, **config):
     """Makes a topic of its own and waits until metadata show it."""
     name = unique("confluent")
-    done(ADMIN.create_topics([NewTopic(name, partitions, 1, config=config)]))
+    done(ADMIN.create_topics([NewTopic(name, partitions, REPLICAS, config=config)]))
     late = deadline(TIMEOUT_S)
     while len(ADMIN.list_topics(name, TIMEOUT_S).topics[name].partitions) != partitions:
         late("the topic in metadata")

@@ -4,6 +4,7 @@
 set -euo pipefail
 
 bootstrap=${BOOTSTRAP:-127.0.0.1:9092}
+replicas=${REPLICATION_FACTOR:-1}
 lib=${KAFKA_LIB:?set KAFKA_LIB to a directory with the jars of kafka_2.13 and kafka-tools}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -59,7 +60,7 @@ configs() {
 }
 
 create_topic() {
-  topics --create --topic "$topic" --partitions 2 --replication-factor 1 --config retention.ms=86400000
+  topics --create --topic "$topic" --partitions 2 --replication-factor "$replicas" --config retention.ms=86400000
   topics --list | has "$topic"
   topics --describe --topic "$topic" | has 'PartitionCount: 2'
   topics --describe --topic "$topic" | has 'retention.ms=86400000'
@@ -139,6 +140,23 @@ quorum() {
   tool MetadataQuorumCommand --bootstrap-server "$bootstrap" describe --replication | has 'Leader'
 }
 
+# A voter becomes an observer and a voter again. To add one, the tool reads which directory it is from
+# the meta.properties of its data directory, and wants a file that looks like a controller's.
+quorum_members() {
+  local quorum=(tool MetadataQuorumCommand --bootstrap-server "$bootstrap") node directory
+  "${quorum[@]}" describe --replication >"$work/quorum"
+  read -r node directory < <(awk '$NF == "Follower" { print $1, $2; exit }' "$work/quorum")
+  local remove=(remove-controller --controller-id "$node" --controller-directory-id "$directory")
+  "${quorum[@]}" "${remove[@]}"
+  "${quorum[@]}" describe --replication | has "^$node.*Observer"
+  if "${quorum[@]}" "${remove[@]}"; then return 1; fi
+  printf '%s\n' process.roles=controller "node.id=$node" "log.dirs=$DATA_DIR/node-$node" \
+    controller.listener.names=CONTROLLER listeners=CONTROLLER://127.0.0.1:9192 >"$work/controller"
+  tool MetadataQuorumCommand --bootstrap-server "$bootstrap" --command-config "$work/controller" \
+    add-controller | has "Added controller $node"
+  "${quorum[@]}" describe --replication | has "^$node.*Follower"
+}
+
 # The tool asks the level of metadata.version for Kafka's name of it, and changes one for real.
 features() {
   local elr=eligible.leader.replicas.version
@@ -152,6 +170,8 @@ features() {
   "${feature[@]}" upgrade --feature "$elr=1"
   "${feature[@]}" describe | has "Feature: $elr.*FinalizedVersionLevel: 1"
   if "${feature[@]}" upgrade --feature "$elr=9"; then return 1; fi
+  if "${feature[@]}" downgrade --feature ottla.metadata.version=1 >"$work/downgrade" 2>&1; then return 1; fi
+  has 'The metadata may hold records of the current level' <"$work/downgrade"
 }
 
 cluster() {
@@ -168,8 +188,106 @@ leader_election() {
   "${elect[@]}" --election-type PREFERRED --all-topic-partitions
   "${elect[@]}" --election-type UNCLEAN --topic "$topic" --partition 0 |
     has 'Valid replica already elected'
-  tool reassign.ReassignPartitionsCommand --bootstrap-server "$bootstrap" --list |
-    has 'No partition reassignments found'
+}
+
+# Reverses the order of the replicas, which any cluster can do at once.
+reassignment() {
+  local replicas plan=$work/plan.json
+  local reassign=(tool reassign.ReassignPartitionsCommand --bootstrap-server "$bootstrap")
+  replicas=$(tool TopicCommand --bootstrap-server "$bootstrap" --describe --topic "$topic" |
+    sed -nE 's/.*Partition: 0\b.*Replicas: ([0-9,]+).*/\1/p' |
+    tr ',' '\n' | tac | paste -sd, -)
+  printf '{"version":1,"partitions":[{"topic":"%s","partition":0,"replicas":[%s]}]}\n' \
+    "$topic" "$replicas" >"$plan"
+  "${reassign[@]}" --reassignment-json-file "$plan" --execute |
+    has "Successfully started partition reassignment for $topic-0"
+  "${reassign[@]}" --list | has 'No partition reassignments found'
+  "${reassign[@]}" --reassignment-json-file "$plan" --verify |
+    has "Reassignment of partition $topic-0 is completed"
+  "${reassign[@]}" --reassignment-json-file "$plan" --cancel |
+    has 'None of the specified partition reassignments are active'
+  sed -i 's/"replicas":\[/&4711,/' "$plan"
+  if "${reassign[@]}" --reassignment-json-file "$plan" --execute >"$work/refused" 2>&1; then
+    return 1
+  fi
+  has '4711' <"$work/refused"
+}
+
+# Moves 4 MB to a broker that has none of it: first so slowly that it can be looked at and cancelled.
+throttled_move() {
+  local moved=$topic-moved plan=$work/move.json from to
+  local reassign=(tool reassign.ReassignPartitionsCommand --bootstrap-server "$bootstrap")
+  # Nobody else shall move it meanwhile.
+  configs --entity-type brokers --entity-default --alter --add-config ottla.balancer.enable=false
+  topics --create --topic "$moved" --partitions 1 --replication-factor 1
+  from=$(topics --describe --topic "$moved" | sed -nE 's/.*Partition: 0\b.*Replicas: ([0-9]+).*/\1/p')
+  to=$(topics --describe --topic "$topic" |
+    sed -nE 's/.*Partition: 0\b.*Replicas: ([0-9,]+).*/\1/p' | tr ',' '\n' | grep -vx "$from" | head -n 1)
+  tool ProducerPerformance --topic "$moved" --num-records 4000 --record-size 1000 --throughput -1 \
+    --bootstrap-server "$bootstrap"
+  printf '{"version":1,"partitions":[{"topic":"%s","partition":0,"replicas":[%s]}]}\n' \
+    "$moved" "$to" >"$plan"
+  "${reassign[@]}" --reassignment-json-file "$plan" --execute --throttle 20000 >"$work/begun"
+  has "Successfully started partition reassignment for $moved-0" <"$work/begun"
+  has 'limit was set to 20000' <"$work/begun"
+  "${reassign[@]}" --list | has "$moved-0: replicas: .*adding: $to"
+  "${reassign[@]}" --reassignment-json-file "$plan" --verify |
+    has "Reassignment of partition $moved-0 is still in progress"
+  configs --entity-type brokers --entity-name "$to" --describe |
+    has 'follower.replication.throttled.rate=20000'
+  configs --entity-type topics --entity-name "$moved" --describe |
+    has "follower.replication.throttled.replicas=0:$to"
+  "${reassign[@]}" --reassignment-json-file "$plan" --cancel |
+    has "Successfully cancelled partition reassignment for: $moved-0"
+  "${reassign[@]}" --list | has 'No partition reassignments found'
+  topics --describe --topic "$moved" | has "Replicas: $from"
+  "${reassign[@]}" --reassignment-json-file "$plan" --execute --throttle 50000000 |
+    has "Successfully started partition reassignment for $moved-0"
+  for _ in 1 2 3 4 5; do
+    "${reassign[@]}" --reassignment-json-file "$plan" --verify >"$work/verified"
+    if grep -q 'is completed' "$work/verified"; then break; fi
+  done
+  has "Reassignment of partition $moved-0 is completed" <"$work/verified"
+  has 'Clearing broker-level throttles' <"$work/verified"
+  topics --describe --topic "$moved" | has "Replicas: $to"
+  configs --entity-type brokers --entity-name "$to" --describe >"$work/left"
+  configs --entity-type topics --entity-name "$moved" --describe >>"$work/left"
+  if grep throttled "$work/left"; then return 1; fi
+  topics --delete --topic "$moved"
+  configs --entity-type brokers --entity-default --alter --delete-config ottla.balancer.enable
+}
+
+# Asks for the directory of the first replica, in a plan with log_dirs, which comes to the end at once
+# where there is only one directory; else for another one of its broker.
+directory_move() {
+  local described plan=$work/dirs.json broker
+  local reassign=(tool reassign.ReassignPartitionsCommand --bootstrap-server "$bootstrap")
+  local replicas
+  replicas=$(tool TopicCommand --bootstrap-server "$bootstrap" --describe --topic "$topic" |
+    sed -nE 's/.*Partition: 0\b.*Replicas: ([0-9,]+).*/\1/p')
+  broker=${replicas%%,*}
+  described=$(tool LogDirsCommand --bootstrap-server "$bootstrap" --describe \
+    --broker-list "$broker" | grep '^{')
+  python3 - "$topic" "$replicas" "$described" >"$plan" <<'PLAN'
+import json, sys
+
+topic, replicas, described = sys.argv[1], sys.argv[2].split(","), json.loads(sys.argv[3])
+directories = described["brokers"][0]["logDirs"]
+holds = lambda one: any(p["partition"] == f"{topic}-0" for p in one["partitions"])
+wanted = [one["logDir"] for one in directories if not holds(one)] or [directories[0]["logDir"]]
+moves = [wanted[0]] + ["any"] * (len(replicas) - 1)
+one = {"topic": topic, "partition": 0, "replicas": [int(r) for r in replicas], "log_dirs": moves}
+print(json.dumps({"version": 1, "partitions": [one]}))
+PLAN
+  "${reassign[@]}" --reassignment-json-file "$plan" --execute |
+    has "Successfully started moving log directory"
+  "${reassign[@]}" --reassignment-json-file "$plan" --verify >"$work/verified"
+  has "Reassignment of replica $topic-0-$broker completed successfully" <"$work/verified"
+  sed -i 's|"log_dirs": \["[^"]*"|"log_dirs": ["/nowhere"|' "$plan"
+  if "${reassign[@]}" --reassignment-json-file "$plan" --execute >"$work/refused" 2>&1; then
+    return 1
+  fi
+  has 'Failed to alter dir' <"$work/refused"
 }
 
 log_dirs() {
@@ -224,18 +342,19 @@ repeat_keys() {
   done
 }
 
-# clean_to: up to where the node says that the topic is compacted.
-clean_to() {
-  awk -v topic="$compacted" '$1 == topic { print $3 }' "$DATA_DIR"/node-*/cleaner-offset-checkpoint
+# clean_replicas: how many nodes say that the topic is compacted up to its last segment.
+clean_replicas() {
+  awk -v topic="$compacted" '$1 == topic && $3 == 2000' \
+    "$DATA_DIR"/node-*/cleaner-offset-checkpoint | wc -l
 }
 
 compact() {
   local brokers=(--entity-type brokers --entity-default) waited=0 status=0
-  topics --create --topic "$compacted" --partitions 1 --replication-factor 1 \
+  topics --create --topic "$compacted" --partitions 1 --replication-factor "$replicas" \
     --config cleanup.policy=compact --config segment.ms=500 --config min.cleanable.dirty.ratio=0.01
   configs "${brokers[@]}" --alter --add-config log.cleaner.backoff.ms=100
   repeat_keys
-  until [ "$(clean_to)" = 2000 ]; do
+  until [ "$(clean_replicas)" = "$replicas" ]; do
     waited=$((waited + 1))
     if [ "$waited" -gt 300 ]; then
       cat "$DATA_DIR"/node-*/cleaner-offset-checkpoint
@@ -268,8 +387,8 @@ dump_compacted() {
         ;;
     esac
   done
-  # The newest of each of ten keys, and the thousand of the segment that takes appends.
-  echo "$records records are left" | has '^1010 '
+  # On each node the newest of each of ten keys, and the thousand of the segment that takes appends.
+  echo "$records records are left" | has "^$((1010 * replicas)) "
 }
 
 delete_topic() {
@@ -291,9 +410,17 @@ check 'ConfigCommand alters and describes a topic' topic_configs
 check 'ConfigCommand alters and describes all brokers' broker_configs
 check 'BrokerApiVersionsCommand lists versions' versions
 check 'MetadataQuorumCommand describes the quorum' quorum
+if [ -n "${DATA_DIR:-}" ] && [ "$replicas" -gt 1 ]; then
+  check 'MetadataQuorumCommand removes a voter and adds it' quorum_members
+fi
 check 'FeatureCommand describes and changes levels' features
 check 'ClusterTool names the cluster and its endpoints, and unregisters' cluster
-check 'LeaderElectionCommand elects, and no reassignment is under way' leader_election
+check 'LeaderElectionCommand elects' leader_election
+check 'ReassignPartitionsCommand executes, verifies, lists and cancels' reassignment
+if [ "$replicas" -gt 1 ]; then
+  check 'ReassignPartitionsCommand moves a partition throttled, and takes it back' throttled_move
+fi
+check 'ReassignPartitionsCommand moves a replica to another log directory' directory_move
 check 'LogDirsCommand describes the log directories' log_dirs
 check 'DeleteRecordsCommand deletes records' delete_records
 check 'ProducerPerformance and ConsumerPerformance run' performance

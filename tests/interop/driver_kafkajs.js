@@ -11,6 +11,7 @@ const lz4 = require('lz4js')
 const snappy = require('snappyjs')
 const { ZstdCodec } = require('zstd-codec')
 
+const replicas = Number(process.env.REPLICATION_FACTOR || 1)
 const bootstrap = (process.env.BOOTSTRAP || '127.0.0.1:9092').split(',')
 const kafka = new Kafka({ brokers: bootstrap, logLevel: logLevel.NOTHING })
 const unique = prefix => `${prefix}-${randomUUID().slice(0, 12)}`
@@ -71,7 +72,7 @@ async function create(numPartitions = 1, config = {}) {
   const client = await admin()
   await client.createTopics({
     waitForLeaders: true,
-    topics: [{ topic, numPartitions, replicationFactor: 1, configEntries }],
+    topics: [{ topic, numPartitions, replicationFactor: replicas, configEntries }],
   })
   return topic
 }

@@ -7,7 +7,10 @@ use ottla::{
     client::{Committed, Partition, Record, Resource},
 };
 
-use crate::machine::{Machine, Served, eventually, record};
+use crate::{
+    machine::{Machine, Served, record},
+    wait::eventually,
+};
 
 const SETTINGS: &[(&str, &str)] = &[("log.cleaner.backoff.ms", "10")];
 const KEYS: usize = 20;

@@ -20,32 +20,35 @@ use ottla::{
 };
 use tokio::time::timeout;
 
-use crate::machine::{Machine, Served, eventually, record};
+use crate::{
+    machine::{Machine, Served, record},
+    wait::eventually,
+};
 
-const SETTINGS: &[(&str, &str)] = &[("log.retention.ms", "-1")];
+pub(crate) const SETTINGS: &[(&str, &str)] = &[("log.retention.ms", "-1")];
 const OFFLINE: &str = "ottla_log_directory_offline{directory=\"/simulated\"}";
 /// Kafka's code of KAFKA_STORAGE_ERROR.
 const STORAGE_ERROR: i16 = 56;
 const EIO: i32 = 5;
 
-fn records(range: std::ops::Range<u32>) -> impl Iterator<Item = Record> {
+pub(crate) fn records(range: std::ops::Range<u32>) -> impl Iterator<Item = Record> {
     range.map(|n| record("k", Some(n.to_string().into_bytes()), 1_000_000))
 }
 
 /// Writes numbers, all of which are acknowledged.
-async fn write(served: &Served, topic: &str, range: std::ops::Range<u32>) {
+pub(crate) async fn write(served: &Served, topic: &str, range: std::ops::Range<u32>) {
     let delivered = served.produce(topic, records(range)).await;
     assert!(delivered.iter().all(Result::is_ok), "{delivered:?}");
 }
 
-async fn numbers(served: &Served, topic: &str) -> Vec<u32> {
+pub(crate) async fn numbers(served: &Served, topic: &str) -> Vec<u32> {
     let read = served.consume(topic).await;
     read.iter()
         .map(|r| std::str::from_utf8(r.value.as_ref().unwrap()).unwrap().parse().unwrap())
         .collect()
 }
 
-fn all(range: std::ops::Range<u32>) -> Vec<u32> {
+pub(crate) fn all(range: std::ops::Range<u32>) -> Vec<u32> {
     range.collect()
 }
 
@@ -116,6 +119,22 @@ async fn assert_refuses(served: &Served, told: &[&str]) {
     assert_eq!(numbers(served, "other").await, all(0..end + 10));
 }
 
+/// A producer gives up in the end. Once there is room, all that was acknowledged is there, and more
+/// is taken.
+async fn assert_recovers_with_room(machine: &Machine, served: Served) {
+    // A client's producer tries as long as it may.
+    let given_up = served.produce("t", records(100..101)).await.remove(0);
+    assert!(matches!(given_up, Err(ClientError::Undelivered { .. })), "{given_up:?}");
+    served.stop().await;
+
+    machine.dir.set_capacity(None);
+    let served = machine.start(SETTINGS).await;
+    assert_eq!(numbers(&served, "t").await, all(0..100));
+    write(&served, "t", 100..120).await;
+    assert_eq!(numbers(&served, "t").await, all(0..120));
+    served.stop().await;
+}
+
 /// Records in a topic in the only directory.
 async fn served_alone(machine: &Machine) -> Served {
     let served = machine.start(SETTINGS).await;
@@ -146,17 +165,7 @@ async fn a_full_disk_refuses_writes_and_loses_nothing() {
     machine.dir.set_capacity(Some(0));
     assert_eq!(produce_once(&served).await, STORAGE_ERROR);
     assert_refuses(&served, &["cannot write /simulated/t-0/", "free some space"]).await;
-    // A client's producer tries as long as it may.
-    let given_up = served.produce("t", records(100..101)).await.remove(0);
-    assert!(matches!(given_up, Err(ClientError::Undelivered { .. })), "{given_up:?}");
-    served.stop().await;
-
-    machine.dir.set_capacity(None);
-    let served = machine.start(SETTINGS).await;
-    assert_eq!(numbers(&served, "t").await, all(0..100));
-    write(&served, "t", 100..120).await;
-    assert_eq!(numbers(&served, "t").await, all(0..120));
-    served.stop().await;
+    assert_recovers_with_room(&machine, served).await;
 }
 
 fn fault(operation: SimOperation, path: &str, errno: i32) -> SimFault {
@@ -277,16 +286,7 @@ async fn a_node_whose_only_directory_fails_says_so_and_ends() {
     assert!(served.node.context().image().broker(NodeId(1)).unwrap().fenced);
     let mut conditions = served.readiness.conditions().into_iter();
     assert!(conditions.any(|one| one.reason.is_some_and(|why| why.contains("free some space"))));
-    // A client's producer tries as long as it may.
-    let given_up = served.produce("t", records(100..101)).await.remove(0);
-    assert!(matches!(given_up, Err(ClientError::Undelivered { .. })), "{given_up:?}");
-    served.stop().await;
-
-    machine.dir.set_capacity(None);
-    let served = machine.start(SETTINGS).await;
-    assert_eq!(numbers(&served, "t").await, all(0..100));
-    write(&served, "t", 100..120).await;
-    served.stop().await;
+    assert_recovers_with_room(&machine, served).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

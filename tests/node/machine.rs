@@ -2,12 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Debug,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use ottla::{
@@ -24,10 +22,9 @@ use ottla::{
     observability::{Readiness, Registry},
     quorum::MemStore,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-/// Longer than anything here takes; a wait that reaches it has failed.
-const LONG: Duration = Duration::from_secs(60);
+use crate::wait::LONG;
 
 /// What outlives a node.
 #[derive(Clone, Default)]
@@ -177,22 +174,6 @@ impl Served {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map(|value| value.parse().unwrap())
     }
-}
-
-/// Waits until `look` finds something.
-pub(crate) async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T
-where
-    T: Debug,
-{
-    let found = timeout(LONG, async {
-        loop {
-            if let Some(found) = look() {
-                return found;
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-    });
-    found.await.unwrap_or_else(|_| panic!("{what}: never"))
 }
 
 pub(crate) fn record(key: &str, value: Option<Vec<u8>>, timestamp_ms: i64) -> Record {

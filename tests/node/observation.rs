@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use ottla::client::{Committed, Partition};
 
-use crate::machine::{Machine, eventually, record};
+use crate::{
+    machine::{Machine, record},
+    wait::eventually,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_lag_of_a_group_is_what_it_has_not_read() {

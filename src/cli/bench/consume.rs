@@ -1,6 +1,7 @@
 //! `bench consume`.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -60,9 +61,8 @@ pub(super) async fn run(args: ConsumeArgs, client: &Client, out: &mut Out) -> Re
     let starts = client.list_offsets(&all(OffsetSpec::Earliest)).await?;
     let ends = client.list_offsets(&all(OffsetSpec::Latest)).await?;
     let consumers = args.consumers.clamp(1, topic.partitions.len().max(1));
-    let (records, bytes) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let limit = args.max_records.unwrap_or(u64::MAX);
-    let cpu = Cpu::now(args.common.broker_pid);
+    let read = Arc::new(Read::default());
+    let cpu = Cpu::now(&args.common.broker_pid);
     let started = Instant::now();
     let mut tasks = Vec::new();
     for n in 0..consumers {
@@ -77,35 +77,10 @@ pub(super) async fn run(args: ConsumeArgs, client: &Client, out: &mut Out) -> Re
             partition_max_bytes: args.partition_max_bytes,
             ..ConsumerConfig::default()
         };
-        let (client, ends, args) = (client.clone(), ends.clone(), args.clone());
-        let (records, bytes) = (Arc::clone(&records), Arc::clone(&bytes));
-        tasks.push(tokio::spawn(async move {
-            let mut consumer = Consumer::new(client, config);
-            consumer.assign(positions);
-            let left = |consumer: &Consumer| {
-                let end = |p| ends.get(p).copied().flatten().unwrap_or(0);
-                consumer.positions().iter().any(|(p, at)| *at < end(p)) || consumer.has_ready()
-            };
-            while left(&consumer)
-                && records.load(Ordering::Relaxed) < limit
-                && started.elapsed() < args.duration
-            {
-                let Some(fetched) = consumer.poll(Duration::from_secs(1)).await? else { continue };
-                let batch_failed = |source| ClientError::Batch { source: Arc::new(source) };
-                if args.decode {
-                    fetched.records().map_err(batch_failed)?;
-                }
-                for batch in fetched.batches() {
-                    if args.check_crcs && !args.decode {
-                        batch.verify().map_err(batch_failed)?;
-                    }
-                    let count = u64::try_from(batch.count).unwrap_or(0);
-                    records.fetch_add(count, Ordering::Relaxed);
-                    bytes.fetch_add(batch.bytes.len() as u64, Ordering::Relaxed);
-                }
-            }
-            Ok::<_, ClientError>(())
-        }));
+        let mut consumer = Consumer::new(client.clone(), config);
+        consumer.assign(positions);
+        let (ends, args, read) = (ends.clone(), args.clone(), Arc::clone(&read));
+        tasks.push(tokio::spawn(async move { consume(consumer, &ends, &args, &read).await }));
     }
     let bar = progress(None, "records read");
     let all = try_join_all(
@@ -119,12 +94,54 @@ pub(super) async fn run(args: ConsumeArgs, client: &Client, out: &mut Out) -> Re
                 break;
             }
             () = sleep(Duration::from_millis(250)) => {
-                bar.set_position(records.load(Ordering::Relaxed));
+                bar.set_position(read.records.load(Ordering::Relaxed));
             }
         }
     }
     bar.finish_and_clear();
-    let (records, bytes) = (records.load(Ordering::Relaxed), bytes.load(Ordering::Relaxed));
+    let (records, bytes) =
+        (read.records.load(Ordering::Relaxed), read.bytes.load(Ordering::Relaxed));
     let elapsed = started.elapsed();
     Report::new("consume", &args.common.topic, elapsed, records, bytes, cpu.since()).print(out)
+}
+
+/// What all consumers have read.
+#[derive(Default)]
+struct Read {
+    records: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// Reads up to `ends`, or for as long and as much as is wanted.
+async fn consume(
+    mut consumer: Consumer,
+    ends: &BTreeMap<Partition, Option<i64>>,
+    args: &ConsumeArgs,
+    read: &Read,
+) -> Result<(), ClientError> {
+    let started = Instant::now();
+    let limit = args.max_records.unwrap_or(u64::MAX);
+    let left = |consumer: &Consumer| {
+        let end = |p| ends.get(p).copied().flatten().unwrap_or(0);
+        consumer.positions().iter().any(|(p, at)| *at < end(p)) || consumer.has_ready()
+    };
+    while left(&consumer)
+        && read.records.load(Ordering::Relaxed) < limit
+        && started.elapsed() < args.duration
+    {
+        let Some(fetched) = consumer.poll(Duration::from_secs(1)).await? else { continue };
+        let batch_failed = |source| ClientError::Batch { source: Arc::new(source) };
+        if args.decode {
+            fetched.records().map_err(batch_failed)?;
+        }
+        for batch in fetched.batches() {
+            if args.check_crcs && !args.decode {
+                batch.verify().map_err(batch_failed)?;
+            }
+            let count = u64::try_from(batch.count).unwrap_or(0);
+            read.records.fetch_add(count, Ordering::Relaxed);
+            read.bytes.fetch_add(batch.bytes.len() as u64, Ordering::Relaxed);
+        }
+    }
+    Ok(())
 }

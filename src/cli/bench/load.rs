@@ -72,7 +72,10 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    #[allow(clippy::too_many_arguments)] // Called once; a struct would only name them again.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "called once; a struct would only name them again"
+    )]
     pub(super) async fn new(
         client: &Client,
         args: &LoadArgs,
@@ -145,7 +148,8 @@ impl Worker {
             let now = Instant::now();
             let until = now.min(self.window.until);
             let elapsed = until.saturating_duration_since(start).as_nanos();
-            let due = u64::try_from(elapsed / step_ns).unwrap_or(u64::MAX);
+            // The first is due at the start.
+            let due = u64::try_from(elapsed / step_ns).unwrap_or(u64::MAX).saturating_add(1);
             if due > sent && self.sent.len() < self.in_flight {
                 let mut batches = Vec::new();
                 // As many full batches as one request takes; the rest stays due.

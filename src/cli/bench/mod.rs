@@ -56,9 +56,9 @@ struct Common {
     /// How many threads the client may use
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// A broker's process id on this machine: reports its CPU time as well
+    /// A broker's process id on this machine: reports its CPU time as well; may be given again
     #[arg(long, value_name = "PID")]
-    broker_pid: Option<u32>,
+    broker_pid: Vec<u32>,
 }
 
 /// What is written.

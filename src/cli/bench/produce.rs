@@ -120,7 +120,7 @@ async fn load(
     let bar = progress(None, "records acknowledged");
     let watch = async {
         tokio::time::sleep_until(from).await;
-        let cpu = Cpu::now(common.broker_pid);
+        let cpu = Cpu::now(&common.broker_pid);
         while Instant::now() < window.until {
             let rest = window.until - Instant::now();
             sleep(rest.min(Duration::from_millis(250))).await;
@@ -175,7 +175,7 @@ pub(super) async fn end_to_end(
                     }
                 }
             }
-            #[allow(unreachable_code)] // Names the error's type.
+            #[expect(unreachable_code, reason = "names the error's type")]
             Ok::<(), ClientError>(())
         }
     });

@@ -32,23 +32,24 @@ impl From<&Histogram<u64>> for Latencies {
     }
 }
 
-/// CPU time of this process and of a broker's, in seconds.
+/// CPU time of this process and of all brokers' together, in seconds.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Cpu {
+pub(super) struct Cpu<'a> {
     own: f64,
     broker: Option<f64>,
-    broker_pid: Option<u32>,
+    broker_pids: &'a [u32],
 }
 
-impl Cpu {
-    pub(super) fn now(broker_pid: Option<u32>) -> Self {
-        let broker = broker_pid.and_then(|pid| seconds(&pid.to_string()));
-        Self { own: seconds("self").unwrap_or(0.0), broker, broker_pid }
+impl<'a> Cpu<'a> {
+    pub(super) fn now(broker_pids: &'a [u32]) -> Self {
+        let brokers = broker_pids.iter().map(|pid| seconds(&pid.to_string()));
+        let broker = brokers.sum::<Option<f64>>().filter(|_| !broker_pids.is_empty());
+        Self { own: seconds("self").unwrap_or(0.0), broker, broker_pids }
     }
 
-    /// What was used since, by this process and by the broker.
+    /// What was used since, by this process and by the brokers.
     pub(super) fn since(self) -> (f64, Option<f64>) {
-        let now = Self::now(self.broker_pid);
+        let now = Self::now(self.broker_pids);
         (now.own - self.own, now.broker.zip(self.broker).map(|(now, then)| now - then))
     }
 }

@@ -49,11 +49,23 @@ pub(super) struct Queue {
     pub(super) open: Option<Open>,
     pub(super) ready: VecDeque<Batch>,
     pub(super) in_flight: usize,
+    /// The node that what is in flight went to.
+    pub(super) node: i32,
     pub(super) next_sequence: i32,
-    pub(super) retrying: bool,
+    /// Whether the last batch that was answered got through. Until one has, the next could
+    /// overtake it: a broker takes any sequence of a producer that it does not know.
+    pub(super) flows: bool,
 }
 
 impl Queue {
+    /// Whether a batch may go to `node` now, where `limit` may be in flight. A new leader gets none
+    /// before the former one has answered or is given up: it takes sequences only in their order,
+    /// and remembers only the last few.
+    pub(super) fn may_send(&self, node: i32, limit: usize) -> bool {
+        let limit = if self.flows { limit } else { 1 };
+        self.in_flight < limit && (self.in_flight == 0 || self.node == node)
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.open.is_none() && self.ready.is_empty() && self.in_flight == 0
     }
@@ -72,6 +84,21 @@ impl Queue {
 mod tests {
     use super::*;
     use crate::client::Compression;
+
+    #[test]
+    fn a_batch_waits_for_the_first_one_and_for_those_at_a_former_leader() {
+        let mut queue = Queue::default();
+        assert!(queue.may_send(1, 5));
+        (queue.in_flight, queue.node) = (1, 1);
+        assert!(!queue.may_send(1, 5), "the first may fail");
+        queue.flows = true;
+        assert!(queue.may_send(1, 5));
+        assert!(!queue.may_send(2, 5), "the first may yet be written there");
+        queue.in_flight = 5;
+        assert!(!queue.may_send(1, 5));
+        queue.in_flight = 0;
+        assert!(queue.may_send(2, 5));
+    }
 
     #[test]
     fn a_batch_goes_back_to_its_place() {

@@ -6,8 +6,9 @@
 //! (sequence) when they are first sent.
 //!
 //! Invariants: a partition's queue is in the order of its sequences, batches without one last; a
-//! partition that retries sends one batch at a time until one got through, so that no batch
-//! overtakes another; the producer id changes only while nothing is in flight. A batch that may
+//! partition sends one batch at a time until one got through, at first and after each failure, and
+//! to one leader at a time, so that no batch overtakes another; the producer id changes only while
+//! nothing is in flight. A batch that may
 //! have been written under an old id is never sent under a new one.
 //!
 //! Reference: KIP-98.
@@ -83,6 +84,8 @@ pub struct Delivery {
     pub offset: i64,
     /// What the broker stamped it with; -1 where it kept the record's own time.
     pub log_append_time_ms: i64,
+    /// The id of the broker that appended it; none where an earlier attempt may have.
+    pub broker: Option<i32>,
 }
 
 type Outcome = Result<Delivery, ClientError>;

@@ -295,7 +295,7 @@ impl Task {
     fn renumber(&mut self) {
         for queue in self.partitions.values_mut() {
             queue.next_sequence = 0;
-            queue.retrying = false;
+            queue.flows = false;
             let (lost, kept): (VecDeque<Batch>, _) =
                 queue.ready.drain(..).partition(|batch| batch.maybe_written);
             queue.ready = kept;
@@ -343,14 +343,10 @@ impl Task {
         let mut requests = BTreeMap::<i32, Vec<_>>::new();
         let mut sizes = BTreeMap::<i32, usize>::new();
         for (partition, queue) in &mut self.partitions {
-            let limit = if queue.retrying { 1 } else { self.config.in_flight };
             let Some(batch) = queue.ready.front() else { continue };
-            if queue.in_flight >= limit {
-                continue;
-            }
             let Some(topic) = view.topic(&partition.topic) else { continue };
             let Some(found) = topic.partition(partition.partition) else { continue };
-            if found.leader < 0 {
+            if found.leader < 0 || !queue.may_send(found.leader, self.config.in_flight) {
                 continue;
             }
             let busy = self.nodes.get(&found.leader).copied().unwrap_or(0);
@@ -366,7 +362,7 @@ impl Task {
                 queue.next_sequence = add_sequence(queue.next_sequence, batch.body.count);
             }
             batch.attempts += 1;
-            queue.in_flight += 1;
+            (queue.in_flight, queue.node) = (queue.in_flight + 1, found.leader);
             requests.entry(found.leader).or_default().push((partition.clone(), topic.id, batch));
         }
         requests
@@ -410,8 +406,9 @@ impl Task {
                     partition: partition.partition,
                     offset: -1,
                     log_append_time_ms: -1,
+                    broker: Some(node),
                 }),
-                Ok(Some(response)) => read(response, &partition, &self.client),
+                Ok(Some(response)) => read(response, node, &partition, &self.client),
             };
             failed |= outcome.is_err();
             self.settle(&partition, batch, outcome);
@@ -429,8 +426,9 @@ impl Task {
         queue.in_flight -= 1;
         let error = match outcome {
             Ok(delivery) => {
-                queue.retrying = false;
-                batch.finish(&Ok(delivery));
+                queue.flows = true;
+                let broker = delivery.broker.filter(|_| batch.attempts <= 1);
+                batch.finish(&Ok(Delivery { broker, ..delivery }));
                 return;
             }
             Err(error) => error,
@@ -464,7 +462,7 @@ impl Task {
         self.resetting |= lost_identity;
         if error.is_retriable() || out_of_order || lost_identity {
             tracing::debug!(%error, %partition, attempts = batch.attempts, "sending again");
-            queue.retrying = true;
+            queue.flows = false;
             queue.put_back(batch);
             return;
         }
@@ -505,7 +503,7 @@ async fn ask(
     cluster::decode::<ProduceRequest>(&connection, &address, response, version).map(Some)
 }
 
-fn read(response: &ProduceResponse, partition: &Partition, client: &Client) -> Outcome {
+fn read(response: &ProduceResponse, node: i32, partition: &Partition, client: &Client) -> Outcome {
     let id = client.view().topic(&partition.topic).map(|topic| topic.id.0);
     let named = |name: &str, topic_id| {
         if name.is_empty() { Some(topic_id) == id } else { name == &*partition.topic }
@@ -520,6 +518,7 @@ fn read(response: &ProduceResponse, partition: &Partition, client: &Client) -> O
         partition: partition.partition,
         offset: found.base_offset,
         log_append_time_ms: found.log_append_time_ms,
+        broker: Some(node),
     };
     match WireError::try_from_code(found.error_code) {
         None => Ok(delivery),

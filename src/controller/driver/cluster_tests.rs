@@ -106,13 +106,11 @@ impl Cluster {
 
     /// The node that leads among those that are not cut off.
     async fn leader(&self, but: Option<u64>) -> u64 {
-        loop {
+        eventually("a leader", || {
             let mut nodes = self.quorums.iter().filter(|(node, _)| Some(**node) != but);
-            if let Some((node, _)) = nodes.find(|(_, q)| q.handle().status().is_leader()) {
-                return *node;
-            }
-            sleep(Duration::from_millis(10)).await;
-        }
+            nodes.find(|(_, q)| q.handle().status().is_leader()).map(|(node, _)| *node)
+        })
+        .await
     }
 
     fn isolate(&self, node: u64) {
@@ -156,6 +154,18 @@ impl Cluster {
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
+}
+
+/// Waits until `look` finds something, in virtual time.
+async fn eventually<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
+    let until = soon();
+    while Instant::now() < until {
+        if let Some(found) = look() {
+            return found;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not within 20 s: {what}");
 }
 
 /// A change that needs no broker: it is refused by name only.
@@ -213,9 +223,40 @@ async fn a_controller_that_is_cut_off_says_what_is_known() {
     let next = cluster.leader(Some(first)).await;
     cluster.ask(next, set_default("8")).await.unwrap();
     cluster.heal();
-    while default_value(&cluster.image(first)) != Some("8") {
-        sleep(Duration::from_millis(10)).await;
-    }
+    let is_told = || (default_value(&cluster.image(first)) == Some("8")).then_some(());
+    eventually("the former controller hears of it", is_told).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_controller_that_is_cut_off_does_not_say_how_things_are() {
+    let cluster = Cluster::start().await;
+    let first = cluster.leader(None).await;
+    register(&cluster, first).await;
+    let topic = || {
+        let topic = CreatableTopic::default().with_name(TopicName("numbers".into()));
+        topic.with_num_partitions(3).with_replication_factor(1)
+    };
+    let asked = |only| {
+        let request = CreateTopicsRequest::default().with_topics(vec![topic()]);
+        Request::CreateTopics(request.with_validate_only(only))
+    };
+    let Ok(Response::CreateTopics(free)) = cluster.ask(first, asked(true)).await else {
+        panic!("another answer");
+    };
+    assert_eq!(free.topics[0].error_code, 0);
+
+    // It leads, for all it knows, while another one may make the topic.
+    cluster.isolate(first);
+    assert!(cluster.quorums[&first].handle().status().is_leader());
+    assert_eq!(
+        cluster.clients[&first].request(asked(true), None, soon()).await,
+        Err(RequestError::NotController)
+    );
+    let next = cluster.leader(Some(first)).await;
+    let Ok(Response::CreateTopics(made)) = cluster.ask(next, asked(false)).await else {
+        panic!("another answer");
+    };
+    assert_eq!(made.topics[0].error_code, 0);
 }
 
 /// Makes a broker, so that topics can be created.

@@ -9,10 +9,10 @@
 //! was decided on it; the quorum refuses what builds on a refused proposal (see [`Speculation`]).
 //! A new term begins only when everything in flight from the one before has come to its end.
 //!
-//! A request with an id is decided once: its answer is remembered in the entry that makes the change
-//! (see [`crate::metadata::DecidedRequest`]), and given again. A change of several entries is not
-//! atomic. Where its controller was lost between two of them, the remainder is never made, and who
-//! asks again learns no more than that: what is there now answers neither yes nor no.
+//! A request with an id is decided once: its answer is remembered in the entry that makes the
+//! change (see [`crate::metadata::DecidedRequest`]), and given again. A change of several entries
+//! is not atomic. Where its controller was lost between two of them, the remainder is never made,
+//! and who asks again learns no more than that: what is there now answers neither yes nor no.
 //!
 //! Must not: decide anything itself, or answer before what the answer says is applied here.
 
@@ -45,9 +45,6 @@ const WAITING_MAX: usize = 1024;
 /// Requests that are decided and not answered.
 const IN_FLIGHT_MAX: usize = 256;
 
-/// After which a read that the quorum was too busy for is tried again.
-const READ_PAUSE: Duration = Duration::from_millis(10);
-
 /// The least time between two ticks.
 const TICK_MIN_MS: u64 = 10;
 
@@ -63,6 +60,13 @@ pub trait Decider: Send + 'static {
     fn begin(&mut self, image: &MetadataImage, now_ms: u64) -> Vec<Batch> {
         let _ = (image, now_ms);
         Vec::new()
+    }
+
+    /// Whether an answer that changes nothing says how things are. It is given only once a majority
+    /// has confirmed that this node still leads, since another one may have changed it meanwhile.
+    fn tells_state(request: &Self::Request) -> bool {
+        let _ = request;
+        true
     }
 
     /// Entries to propose, and the answer once all of them are applied. `image` holds all that was
@@ -94,6 +98,11 @@ impl Decider for Controller {
 
     fn begin(&mut self, image: &MetadataImage, _now_ms: u64) -> Vec<Batch> {
         Self::begin(self, image)
+    }
+
+    fn tells_state(request: &Request) -> bool {
+        // These come all the time, and keep nobody from being told otherwise by the next one.
+        !matches!(request, Request::BrokerHeartbeat(_) | Request::ReplicaSizes(_))
     }
 
     fn decide(
@@ -130,12 +139,12 @@ pub enum RequestError {
     /// Another node is the controller, or becomes it. Nothing was proposed: it may be asked.
     #[error("this node is not the active controller")]
     NotController,
-    /// This node ceased to be the controller meanwhile. The change may yet happen, whole or in part,
-    /// or not.
+    /// This node ceased to be the controller meanwhile. The change may yet happen, whole or in
+    /// part, or not.
     #[error("this node ceased to be the active controller before the change was known to be made")]
     LeadershipLost,
-    /// A former controller decided a request of the same id, and the change was made in part, or the
-    /// answer is not known any more. It is of no use to ask again.
+    /// A former controller decided a request of the same id, and the change was made in part, or
+    /// the answer is not known any more. It is of no use to ask again.
     #[error("the change was begun by a former controller: look at how much of it was made")]
     Begun,
     /// The deadline passed. The change may yet happen, or not.
@@ -196,6 +205,8 @@ struct InFlight {
     proposals: VecDeque<Proposal>,
     /// How many of its entries are applied.
     applied: usize,
+    /// What has to succeed besides, where it proposed nothing: see [`Decider::tells_state`].
+    confirmation: Option<Proposal>,
     answer: Answer,
 }
 
@@ -340,7 +351,7 @@ where
         let Some(term) = self.term.as_mut().filter(|term| !term.begun) else { return Ok(()) };
         term.begun = true;
         let batches = term.decider.begin(&term.image, now_ms);
-        self.propose(batches, Box::new(|_| ())).await
+        self.propose(batches, None, Box::new(|_| ())).await
     }
 
     /// The first in flight has come to its end.
@@ -376,7 +387,7 @@ where
         if batches.is_empty() {
             return Ok(());
         }
-        self.propose(batches, Box::new(|_| ())).await
+        self.propose(batches, None, Box::new(|_| ())).await
     }
 
     async fn take(&mut self, waiting: Waiting<D>) -> Result<(), ProposeError> {
@@ -391,6 +402,7 @@ where
             return Ok(());
         }
         let remembered = id.and_then(|id| term.image.decided_request(id));
+        let tells_state = D::tells_state(&request);
         let (batches, response) = match remembered.map(|request| request.answer.as_deref()) {
             Some(answer) => match answer.and_then(D::decode) {
                 Some(response) => (Vec::new(), response),
@@ -411,10 +423,17 @@ where
         };
         // The client may have gone; what was decided stands nevertheless.
         let answer: Answer = Box::new(move |result| drop(done.send(result.map(|()| response))));
-        self.propose(batches, answer).await
+        let confirmation = (batches.is_empty() && tells_state)
+            .then(|| confirm(self.quorum.clone(), term.speculation.term));
+        self.propose(batches, confirmation, answer).await
     }
 
-    async fn propose(&mut self, batches: Vec<Batch>, answer: Answer) -> Result<(), ProposeError> {
+    async fn propose(
+        &mut self,
+        batches: Vec<Batch>,
+        confirmation: Option<Proposal>,
+        answer: Answer,
+    ) -> Result<(), ProposeError> {
         let Some(term) = &mut self.term else { return Ok(()) };
         let mut proposals = VecDeque::new();
         for batch in batches {
@@ -430,8 +449,9 @@ where
                 }
             }
         }
-        self.in_flight.push_back(InFlight { proposals, applied: 0, answer });
-        if self.in_flight.len() == 1 && self.in_flight[0].proposals.is_empty() {
+        let is_done = proposals.is_empty() && confirmation.is_none();
+        self.in_flight.push_back(InFlight { proposals, applied: 0, confirmation, answer });
+        if self.in_flight.len() == 1 && is_done {
             self.ended(Ok(()));
         }
         Ok(())
@@ -439,23 +459,32 @@ where
 }
 
 /// Waits until this node has applied all that was committed before `term`, in which it leads.
-/// Returns whether it does, or is to try again.
+/// Returns whether it still does.
 async fn caught_up(
     quorum: &Handle,
     status: &mut watch::Receiver<Arc<Status>>,
     term: u64,
 ) -> Result<bool, ReadError> {
-    let read = tokio::select! {
+    tokio::select! {
         read = quorum.read_index() => read.map(|_| true),
         deposed = status.wait_for(|now| leading_term(now) != Some(term)) => {
             deposed.map(|_| false).map_err(|_| ReadError::Stopped)
         }
-    };
-    if read == Err(ReadError::Busy) {
-        tokio::time::sleep(READ_PAUSE).await;
-        return Ok(false);
     }
-    read
+}
+
+/// Asks a majority whether this node still leads in `term`.
+fn confirm(quorum: Handle, term: u64) -> Proposal {
+    let (done, confirmed) = oneshot::channel();
+    tokio::spawn(async move {
+        let mut status = quorum.watch_status();
+        let read = caught_up(&quorum, &mut status, term).await;
+        // A read that another leader answered says nothing of this one.
+        let leads = matches!(read, Ok(true)) && leading_term(&quorum.status()) == Some(term);
+        let index = quorum.applied_index();
+        let _ = done.send(if leads { Ok(index) } else { Err(ProposeError::NotLeader) });
+    });
+    confirmed
 }
 
 /// Adds to a decision, if it changes anything, that it is the one of request `id`, with its answer.
@@ -500,6 +529,15 @@ async fn next_done(in_flight: &mut VecDeque<InFlight>) -> Result<(), RequestErro
                 }
             }
         }
+        match first.confirmation.as_mut().map(|confirmation| Pin::new(confirmation).poll(context)) {
+            Some(Poll::Pending) => return Poll::Pending,
+            None | Some(Poll::Ready(Ok(Ok(_)))) => {}
+            Some(Poll::Ready(failed)) => {
+                let error = failed.ok().and_then(Result::err);
+                return Poll::Ready(Err(first.failed(error)));
+            }
+        }
+        first.confirmation = None;
         Poll::Ready(Ok(()))
     })
     .await

@@ -47,12 +47,36 @@ fn two_directories() -> World {
 }
 
 #[test]
+fn replicas_of_a_failed_directory_begin_anew_on_another_broker_where_that_is_wanted() {
+    let mut world = two_directories();
+    world.start(3, -1);
+    assert_eq!(
+        world.alter_config(4, "", &[("ottla.broker.replacement.grace.ms", 0, Some("60000"))]),
+        0
+    );
+    assert_eq!(world.fail(1, &[directory(1, 1)]), (0, false, false));
+    let end = world.now_ms + 150_000;
+    while world.now_ms < end {
+        world.wait(SESSION_MS / 2);
+        world.fail(1, &[directory(1, 1)]);
+        for id in [2, 3] {
+            world.heartbeat(id, false);
+        }
+    }
+    let moving = world.partition("a", 0);
+    let target: Vec<_> = moving.target_replicas().collect();
+    assert_eq!(target, [NodeId(3), NodeId(2)], "{moving:?}");
+}
+
+#[test]
 fn a_failed_directory_takes_down_its_own_replicas_only() {
     let mut world = two_directories();
     assert_eq!(world.leader_and_isr("a"), (Some(1), vec![1, 2]), "to be told of is no change");
     assert_eq!(world.fail(1, &[directory(1, 1)]), (0, false, false));
     assert_eq!(world.leader_and_isr("a"), (Some(2), vec![2]));
     assert_eq!(world.leader_and_isr("b"), (Some(1), vec![1, 2]));
+    // Though it says that it holds everything: it takes nothing more.
+    assert_eq!(world.alter_isr("a", &[2, 1]), ResponseError::IneligibleReplica.code());
     // The last one in sync stops: who has lost its directory must not take over.
     world.shut_down(2);
     assert_eq!(world.leader_and_isr("a").0, None);

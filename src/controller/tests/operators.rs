@@ -6,6 +6,7 @@ use kafka_protocol::messages::{
 };
 
 use super::*;
+use crate::metadata::records::FeatureLevelRecord;
 
 const ELR: &str = "eligible.leader.replicas.version";
 
@@ -37,16 +38,36 @@ impl World {
         results.collect()
     }
 
-    fn update_feature(&mut self, level: i16, upgrade_type: i8, validate_only: bool) -> i16 {
+    fn update_feature(
+        &mut self,
+        name: &str,
+        level: i16,
+        upgrade_type: i8,
+        validate_only: bool,
+    ) -> i16 {
+        self.update_level(name, level, upgrade_type, validate_only).0
+    }
+
+    /// The same, with what the answer says.
+    fn update_level(
+        &mut self,
+        name: &str,
+        level: i16,
+        upgrade_type: i8,
+        validate_only: bool,
+    ) -> (i16, String) {
         let key = FeatureUpdateKey::default()
-            .with_feature(text(ELR))
+            .with_feature(text(name))
             .with_max_version_level(level)
             .with_upgrade_type(upgrade_type);
         let request = UpdateFeaturesRequest::default()
             .with_feature_updates(vec![key])
             .with_validate_only(validate_only);
         match self.submit(Request::UpdateFeatures(request)) {
-            Response::UpdateFeatures(response) => response.error_code,
+            Response::UpdateFeatures(response) => {
+                let said = response.error_message.map(|text| text.to_string());
+                (response.error_code, said.unwrap_or_default())
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -100,6 +121,7 @@ fn a_level_goes_the_way_that_the_upgrade_type_says() {
     let mut world = World::with_brokers(1);
     let refused = ResponseError::InvalidUpdateVersion.code();
     let steps = [
+        (1, 1, false, 0, Some(1)),
         (0, 1, false, refused, Some(1)),
         (0, 9, false, refused, Some(1)),
         (0, 2, true, 0, Some(1)),
@@ -110,7 +132,7 @@ fn a_level_goes_the_way_that_the_upgrade_type_says() {
         (0, 3, false, 0, None),
     ];
     for (level, upgrade_type, validate_only, code, after) in steps {
-        assert_eq!(world.update_feature(level, upgrade_type, validate_only), code);
+        assert_eq!(world.update_feature(ELR, level, upgrade_type, validate_only), code);
         assert_eq!(world.image.feature(ELR), after);
     }
 }
@@ -126,4 +148,45 @@ fn a_voter_that_was_removed_stays_so_until_it_is_allowed_again() {
         world.check_store();
     }
     assert_eq!(world.image.excluded_voters().collect::<Vec<_>>(), [NodeId(3)]);
+}
+
+#[test]
+fn a_feature_is_not_raised_beyond_what_a_broker_supports() {
+    let mut world = World::with_brokers(1);
+    let refused = ResponseError::InvalidUpdateVersion.code();
+    assert_eq!(world.update_feature(features::METADATA_VERSION, 99, 1, false), refused);
+    assert_eq!(world.update_feature("no.such.feature", 1, 1, false), refused);
+}
+
+/// A rolling upgrade: a cluster of an older release, whose nodes are replaced one by one.
+#[test]
+fn records_of_a_newer_release_wait_until_every_node_reads_them_and_the_level_is_raised() {
+    let mut world = World::new();
+    let older = FeatureLevelRecord { name: features::METADATA_VERSION.into(), feature_level: 1 };
+    world.apply(&[Batch::new(vec![older.into()])]);
+    world.release = 1;
+    world.start(3, -1);
+    world.release = features::METADATA_VERSION_MAX;
+    (1..=2).for_each(|id| world.start(id, -1));
+    let exclude = Request::ExcludeVoter(ExcludeVoterRequest { node_id: 9, excluded: true });
+    let unsupported = i32::from(ResponseError::UnsupportedVersion.code());
+    let gated = Response::ExcludeVoter(ExcludeVoterResponse { error_code: unsupported });
+    assert_eq!(world.submit(exclude.clone()), gated);
+
+    let refused = ResponseError::InvalidUpdateVersion.code();
+    let (code, said) = world.update_level(features::METADATA_VERSION, 2, 1, false);
+    assert!(code == refused && said.contains("Broker 3 does not support"), "{code} {said}");
+    let epoch = world.epoch(3);
+    world.start(3, epoch);
+    assert_eq!(world.submit(exclude.clone()), gated);
+    assert_eq!(world.update_feature(features::METADATA_VERSION, 2, 1, false), 0);
+    let done = Response::ExcludeVoter(ExcludeVoterResponse { error_code: 0 });
+    assert_eq!(world.submit(exclude), done);
+
+    // There is no way back, and none for nodes of the older release.
+    let (code, said) = world.update_level(features::METADATA_VERSION, 1, 2, false);
+    assert!(code == refused && said.contains("may hold records of the current level"), "{said}");
+    world.release = 1;
+    assert_eq!(world.register(4, -1), ResponseError::UnsupportedVersion.code());
+    world.check_store();
 }

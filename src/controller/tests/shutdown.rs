@@ -62,3 +62,20 @@ fn a_shutdown_waits_for_no_broker_that_is_gone_and_survives_a_new_controller() {
     world.heartbeat(2, false);
     assert_eq!(world.heartbeat(1, true), (0, true, true));
 }
+
+#[test]
+fn whoever_was_last_in_sync_leads_again_though_it_was_shutting_down_when_it_ended() {
+    let mut world = World::with_brokers(2);
+    world.create_one(assigned("a", &[(0, &[1, 2])]));
+    assert_eq!(world.alter_config(2, "a", &[("min.insync.replicas", 0, Some("2"))]), 0);
+    assert_eq!(world.alter_isr("a", &[1]), 0);
+    assert_eq!(world.partition("a", 0).eligible_leader_replicas, nodes(&[2]));
+    world.heartbeat(1, true);
+    world.start(2, -1);
+    let partition = world.partition("a", 0);
+    assert_eq!((partition.leader, &partition.isr), (None, &nodes(&[1])), "it is about to go");
+    world.start(1, -1);
+    let partition = world.partition("a", 0);
+    assert_eq!((partition.leader, &partition.isr), (Some(NodeId(1)), &nodes(&[1])));
+    world.check_store();
+}

@@ -1,4 +1,4 @@
-//! What a follower relies on when it cuts its log.
+//! What is relied on when a log is cut or deleted beside other work.
 
 use std::{
     io::{self, IoSlice},
@@ -44,13 +44,83 @@ fn a_flush_does_not_answer_for_records_that_took_the_place_of_cut_ones() {
     assert_eq!(log.flush().unwrap(), Offset(6));
 }
 
+#[test]
+fn a_deleted_log_leaves_the_files_of_its_successor_alone() {
+    let dir = SimDir::new();
+    let directory = directory(&dir);
+    let former = create(&directory, small());
+    for _ in 0..20 {
+        former.append(&[batch(&[vec![1; 500]], None)], client()).unwrap();
+    }
+    assert!(former.segment_count() > 2);
+    directory.delete("t", PartitionIndex(0)).unwrap();
+    let id = TopicId(uuid::Uuid::from_u128(8));
+    let log = directory.create("t", PartitionIndex(0), id, small(), NOW_MS).unwrap();
+    for _ in 0..20 {
+        log.append(&[batch(&[vec![2; 500]], None)], client()).unwrap();
+    }
+    log.flush().unwrap();
+    let held = read_all(&log);
+    let week_later = NOW_MS + 8 * 24 * 3600 * 1000;
+    let refusals = [
+        former.truncate_to(Offset(3)).unwrap_err(),
+        former.truncate_fully_and_start_at(Offset(5)).unwrap_err(),
+        former.delete_records(Offset(19), Offset(20)).unwrap_err(),
+        former.apply_retention(week_later, Offset(20)).unwrap_err(),
+        former.flush().unwrap_err(),
+        former.read(Offset(0), Offset(20), 100, true).unwrap_err(),
+    ];
+    for refusal in refusals {
+        assert!(matches!(refusal, LogError::Closed(_)), "{refusal}");
+    }
+    drop(directory);
+    dir.kill();
+    let directory = super::directory(&dir);
+    let (log, _) = directory.load("t-0", small(), NOW_MS).unwrap();
+    assert_eq!((read_all(&log), held.len()), (held, 20));
+}
+
+#[test]
+fn a_deletion_beside_a_flush_or_a_read_leaves_the_directory_online() {
+    for of_read in [false, true] {
+        let hooked = Hooked::default();
+        let directory = Arc::new(LogDirectory::open(Arc::new(hooked.clone())).unwrap());
+        let log = create(&directory, small());
+        for _ in 0..20 {
+            log.append(&[batch(&[vec![1; 500]], None)], client()).unwrap();
+        }
+        let delete = {
+            let directory = Arc::clone(&directory);
+            move || {
+                let (done, is_done) = std::sync::mpsc::channel();
+                std::thread::spawn(move || {
+                    directory.delete("t", PartitionIndex(0)).unwrap();
+                    done.send(()).unwrap();
+                });
+                // It may wait for what it meets.
+                is_done.recv_timeout(std::time::Duration::from_millis(200)).ok();
+            }
+        };
+        let hook = if of_read { &hooked.after_read } else { &hooked.after_sync };
+        *hook.lock() = Some(Box::new(delete));
+        if of_read {
+            let refused = log.read(Offset(0), Offset(20), 100, true).unwrap_err();
+            assert!(matches!(refused, LogError::Closed(_)), "{refused}");
+        } else {
+            drop(log.flush());
+        }
+        assert!(directory.failure().is_none(), "{:?}", directory.failure());
+    }
+}
+
 type Hook = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 
-/// A disk that does something else once it has synced a segment.
+/// A disk that does something else once it has synced or read a segment.
 #[derive(Clone, Default)]
 struct Hooked {
     dir: SimDir,
     after_sync: Hook,
+    after_read: Hook,
 }
 
 impl std::fmt::Debug for Hooked {
@@ -61,7 +131,16 @@ impl std::fmt::Debug for Hooked {
 
 struct HookedFile {
     file: Arc<dyn File>,
-    after_sync: Option<Hook>,
+    disk: Option<Hooked>,
+}
+
+impl HookedFile {
+    fn call(&self, hook: impl Fn(&Hooked) -> &Hook) {
+        let hook = self.disk.as_ref().and_then(|disk| hook(disk).lock().take());
+        if let Some(hook) = hook {
+            hook();
+        }
+    }
 }
 
 impl std::fmt::Debug for HookedFile {
@@ -73,8 +152,8 @@ impl std::fmt::Debug for HookedFile {
 impl Dir for Hooked {
     fn open(&self, path: &str, open: Open) -> io::Result<Arc<dyn File>> {
         let file = self.dir.open(path, open)?;
-        let after_sync = path.ends_with(".log").then(|| Arc::clone(&self.after_sync));
-        Ok(Arc::new(HookedFile { file, after_sync }))
+        let disk = path.ends_with(".log").then(|| self.clone());
+        Ok(Arc::new(HookedFile { file, disk }))
     }
 
     fn create_dir(&self, path: &str) -> io::Result<()> {
@@ -124,7 +203,9 @@ impl File for HookedFile {
     }
 
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        self.file.read_at(position, buffer)
+        let read = self.file.read_at(position, buffer);
+        self.call(|disk| &disk.after_read);
+        read
     }
 
     fn len_bytes(&self) -> io::Result<u64> {
@@ -137,10 +218,7 @@ impl File for HookedFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()?;
-        let hook = self.after_sync.as_ref().and_then(|hook| hook.lock().take());
-        if let Some(hook) = hook {
-            hook();
-        }
+        self.call(|disk| &disk.after_sync);
         Ok(())
     }
 

@@ -41,6 +41,36 @@ fn a_repeated_batch_is_answered_with_its_first_offset() {
 }
 
 #[test]
+fn a_batch_is_known_again_though_the_log_was_cut_or_the_node_stopped() {
+    let dir = SimDir::new();
+    let directory = directory(&dir);
+    let log = create(&directory, small());
+    let append = |log: &Log, sequence| {
+        log.append(&[batch(&[vec![0]], Some((5, sequence)))], client()).unwrap()
+    };
+    let repeats = |log: &Log, when: &str| {
+        // A producer has up to five batches in flight, and repeats all of them.
+        for (sequence, offset) in [(3, 3), (4, 4), (5, 5), (6, 6), (7, 8)] {
+            let again = append(log, sequence);
+            assert_eq!((again.duplicate, again.first_offset), (true, Offset(offset)), "{when}");
+        }
+    };
+    (0..7).map(|sequence| append(&log, sequence)).for_each(|new| assert!(!new.duplicate));
+    // Fills the segment: the next one begins with what was known by then.
+    log.append(&[batch(&[vec![0; 4000]], None)], client()).unwrap();
+    (7..9).map(|sequence| append(&log, sequence)).for_each(|new| assert!(!new.duplicate));
+    log.truncate_to(Offset(9)).unwrap();
+    repeats(&log, "after the cut");
+    directory.close().unwrap();
+    drop((log, directory));
+    let directory = super::directory(&dir);
+    let (log, _) = directory.load("t-0", small(), NOW_MS).unwrap();
+    repeats(&log, "after the stop");
+    let new = append(&log, 8);
+    assert_eq!((new.duplicate, new.first_offset), (false, Offset(9)));
+}
+
+#[test]
 fn an_older_producer_epoch_is_fenced() {
     let directory = directory(&SimDir::new());
     let log = create(&directory, small());
@@ -224,4 +254,80 @@ fn a_producer_of_old_records_is_known_as_long_as_it_writes() {
     let directory = super::directory(&dir);
     let (log, _) = directory.load("t-0", small(), NOW_MS + 2 * DAY_MS).unwrap();
     assert_eq!(log.active_producers(), []);
+}
+
+#[test]
+fn a_log_takes_nothing_over_from_a_former_one_of_its_name() {
+    let dir = SimDir::new();
+    let directory = directory(&dir);
+    let former = create(&directory, small());
+    for _ in 0..40 {
+        former.append(&[batch(&[vec![1; 100]], None)], client()).unwrap();
+    }
+    former.delete_records(Offset(30), Offset(40)).unwrap();
+    directory.checkpoint().unwrap();
+    let known = || [("t-0".to_owned(), Offset(40))].into();
+    directory.checkpoint_high_watermarks(known).unwrap();
+    directory.delete("t", PartitionIndex(0)).unwrap();
+    let id = TopicId(uuid::Uuid::from_u128(8));
+    let log = directory.create("t", PartitionIndex(0), id, small(), NOW_MS).unwrap();
+    for _ in 0..5 {
+        log.append(&[batch(&[vec![2]], None)], client()).unwrap();
+    }
+    log.flush().unwrap();
+    drop(directory);
+    dir.kill();
+    let directory = super::directory(&dir);
+    let (log, _) = directory.load("t-0", small(), NOW_MS).unwrap();
+    assert_eq!(read_all(&log).len(), 5);
+    assert_eq!(directory.high_watermark("t-0"), None);
+}
+
+#[test]
+fn a_log_that_starts_over_earlier_begins_there_after_a_crash() {
+    let dir = SimDir::new();
+    let directory = directory(&dir);
+    let log = create(&directory, small());
+    for _ in 0..40 {
+        log.append(&[batch(&[vec![1; 100]], None)], client()).unwrap();
+    }
+    log.delete_records(Offset(30), Offset(40)).unwrap();
+    directory.checkpoint().unwrap();
+    log.truncate_fully_and_start_at(Offset(10)).unwrap();
+    for _ in 0..5 {
+        log.append(&[batch(&[vec![2]], None)], client()).unwrap();
+    }
+    log.flush().unwrap();
+    drop(directory);
+    dir.kill();
+    let directory = super::directory(&dir);
+    let (log, _) = directory.load("t-0", small(), NOW_MS).unwrap();
+    assert_eq!(log.log_start_offset(), Offset(10));
+    assert_eq!(read_all(&log).len(), 5);
+}
+
+#[test]
+fn offsets_that_were_deleted_and_then_lost_are_not_given_out_again() {
+    for seed in 0..20 {
+        let dir = SimDir::new();
+        let directory = directory(&dir);
+        let log = create(&directory, small());
+        log.append(&[batch(&vec![vec![1]; 10], None)], client()).unwrap();
+        log.flush().unwrap();
+        log.append(&[batch(&vec![vec![1]; 10], None)], client()).unwrap();
+        log.delete_records(Offset(20), Offset(20)).unwrap();
+        directory.checkpoint().unwrap();
+        drop(directory);
+        dir.crash(seed);
+        let directory = super::directory(&dir);
+        let (log, _) = directory.load("t-0", small(), NOW_MS).unwrap();
+        assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(20), Offset(20)));
+        log.append(&[batch(&[vec![2]], None)], client()).unwrap();
+        log.flush().unwrap();
+        drop(directory);
+        dir.crash(seed);
+        let directory = super::directory(&dir);
+        let (log, _) = directory.load("t-0", small(), NOW_MS).unwrap();
+        assert_eq!(read_all(&log), vec![(Offset(20), vec![2])]);
+    }
 }

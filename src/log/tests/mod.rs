@@ -5,6 +5,7 @@ mod crash;
 mod cut;
 mod kafka_tool;
 mod lifecycle;
+mod moves;
 
 use std::sync::Arc;
 

@@ -135,7 +135,8 @@ pub struct Header {
 }
 
 impl Header {
-    /// Parses the header that `bytes` starts with. Checks length field, format and codec, not the CRC.
+    /// Parses the header that `bytes` starts with. Checks length field, format and codec, not the
+    /// CRC.
     ///
     /// # Errors
     /// Where there is no such header. `Truncated` where more bytes are needed to tell.
@@ -250,8 +251,8 @@ impl Header {
         header
     }
 
-    /// Gives a batch its place in the log. `fixed` is this header as it came, and is brought in line;
-    /// the body of `body_bytes` stays as it is, and is not read.
+    /// Gives a batch its place in the log. `fixed` is this header as it came, and is brought in
+    /// line; the body of `body_bytes` stays as it is, and is not read.
     ///
     /// With `log_append_time_ms` the batch's timestamps become that time, as
     /// `message.timestamp.type=LogAppendTime` asks; only then the CRC changes.

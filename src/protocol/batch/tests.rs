@@ -88,7 +88,8 @@ proptest! {
         }
     }
 
-    /// Everything that the CRC covers, and the length, is noticed; offset and epoch are not covered.
+    /// Everything that the CRC covers, and the length, is noticed; offset and epoch are not
+    /// covered.
     #[test]
     fn a_flipped_bit_is_noticed(rows in rows(), at in any::<prop::sample::Index>(), bit in 0..8_u8) {
         let mut bytes = build(&rows, Compression::None).bytes().to_vec();

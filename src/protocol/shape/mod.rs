@@ -1,9 +1,9 @@
 //! Walks messages over their raw bytes before the codec decodes them.
 //!
-//! The codec reserves memory by the counts that it reads (`Vec::with_capacity`), so that eight bytes
-//! could ask for gigabytes. This guard follows the shape of each message, and passes it only if
-//! every count and length is backed by bytes that arrived. What it passes may still fail to decode,
-//! where text is not UTF-8, but it costs no more than [`Walked::memory_bytes`].
+//! The codec reserves memory by the counts that it reads (`Vec::with_capacity`), so that eight
+//! bytes could ask for gigabytes. This guard follows the shape of each message, and passes it only
+//! if every count and length is backed by bytes that arrived. What it passes may still fail to
+//! decode, where text is not UTF-8, but it costs no more than [`Walked::memory_bytes`].
 //!
 //! It also holds the limits that Kafka 4.4 introduced, here for each message as a whole: a million
 //! array elements and ten thousand tagged fields.

@@ -1,8 +1,8 @@
 //! The shapes of all messages that the codec knows, parsed once from two short texts.
 //!
-//! `requests.txt` and `responses.txt` state facts of Kafka's message definitions. A line that starts
-//! with a number opens a message: its API key, name, versions, and from which version on it is
-//! flexible (KIP-482). The fields follow in their order on the wire, each as
+//! `requests.txt` and `responses.txt` state facts of Kafka's message definitions. A line that
+//! starts with a number opens a message: its API key, name, versions, and from which version on it
+//! is flexible (KIP-482). The fields follow in their order on the wire, each as
 //!
 //! ```text
 //! Name:[]type?2+@4-7#1     [] array · ? nullable (from a version on) · @ versions · # tag

@@ -1,9 +1,4 @@
-//! Mistakes that the simulation must find.
-//!
-//! Compiled in only with the feature `planted-bugs`, which no default enables, and which does not
-//! build without debug assertions, so in no release. Even then a core makes a mistake only if its
-//! configuration names one. Without the feature [`super::Core::has_bug`] is constantly false, and
-//! nothing of this remains.
+//! Mistakes that the simulation must find; see [`Planted`](crate::base::Planted).
 
 /// A mistake to make on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,8 +31,3 @@ impl Bug {
         (Self::ReuseReadContext, "reuse-read-context"),
     ];
 }
-
-#[cfg(all(feature = "planted-bugs", not(debug_assertions)))]
-compile_error!(
-    "planted-bugs breaks the quorum on purpose: it is not for builds without assertions"
-);

@@ -268,7 +268,7 @@ impl Core {
     /// A change that cannot be made is passed by, on every node alike: they share the
     /// configuration.
     pub(super) fn change_configuration(&mut self, entry: &Entry) {
-        if self.has_bug(Bug::DropConfChange) && !self.is_leader() {
+        if self.config.bug.is(Bug::DropConfChange) && !self.is_leader() {
             return;
         }
         let Ok(change) = ConfChangeV2::parse_from_bytes(&entry.data) else {

@@ -121,7 +121,7 @@ impl Core {
             max_size_per_msg: config.message_max_bytes,
             max_inflight_msgs: config.inflight_messages_max,
             check_quorum: true,
-            pre_vote: !skips_pre_vote(&config, loaded),
+            pre_vote: !config.bug.is(Bug::SkipPreVote) || loaded.hard_state.term <= 1,
             read_only_option: ReadOnlyOption::Safe,
             // The library would put entries behind an empty message for another index.
             batch_append: false,
@@ -155,7 +155,7 @@ impl Core {
             raw,
             config,
         };
-        if core.has_bug(Bug::ReuseReadContext) {
+        if core.config.bug.is(Bug::ReuseReadContext) {
             core.read_prefix = [0; 16];
         }
         core.draw_timeout();
@@ -250,17 +250,6 @@ impl Core {
         self.configuration.is_sole_voter(self.config.peer_id)
     }
 
-    #[cfg(feature = "planted-bugs")]
-    fn has_bug(&self, bug: Bug) -> bool {
-        self.config.bug == Some(bug)
-    }
-
-    #[cfg(not(feature = "planted-bugs"))]
-    #[allow(clippy::unused_self)] // The other side of the feature uses it.
-    const fn has_bug(&self, _: Bug) -> bool {
-        false
-    }
-
     // Inputs.
 
     /// Time passes.
@@ -273,9 +262,9 @@ impl Core {
         self.after_input();
     }
 
-    /// A sole voter elects itself on the spot; the library asserts that its log is durable then. And
-    /// before an election it reads the entries that are not applied, which a snapshot that is being
-    /// installed has replaced.
+    /// A sole voter elects itself on the spot; the library asserts that its log is durable then.
+    /// And before an election it reads the entries that are not applied, which a snapshot that is
+    /// being installed has replaced.
     fn must_not_campaign(&self) -> bool {
         let is_writing = self.is_sole_voter() && !self.pending.is_empty();
         !self.is_leader() && (is_writing || self.is_installing())
@@ -317,7 +306,7 @@ impl Core {
         if is_append && self.unapplied_bytes > self.config.apply_backlog_max_bytes {
             return Ok(()); // The leader sends it again.
         }
-        if is_append && self.has_bug(Bug::ApplyPastCommit) {
+        if is_append && self.config.bug.is(Bug::ApplyPastCommit) {
             message.commit = message.index + message.entries.len() as u64;
         }
         let result = self.raw.step(message);
@@ -364,7 +353,7 @@ impl Core {
     /// Asks for an index from which on a read is linearizable. The answer can get lost with the
     /// leadership or a message: ask again.
     pub fn read_index(&mut self, context: u64) {
-        if self.has_bug(Bug::StaleRead) {
+        if self.config.bug.is(Bug::StaleRead) {
             return self.effects.reads.push((context, self.commit()));
         }
         // The leader takes an acknowledgement of a context for one of its leadership at that time,
@@ -444,6 +433,19 @@ impl Core {
         self.after_input();
     }
 
+    /// Up to where the log is to be forgotten, if the image is stored up to `stored`: it keeps
+    /// `entries` and `bytes` for a peer that was away, and becomes no larger than twice either.
+    #[must_use]
+    pub fn compaction_point(&self, stored: u64, entries: u64, bytes: u64) -> Option<u64> {
+        let (truncated, sizes) = (self.truncated().0, self.raw.store().sizes());
+        let is_long = stored.saturating_sub(truncated) >= 2 * entries.max(1);
+        let by_entries = is_long.then(|| stored - entries);
+        let is_large = sizes.total_bytes() >= 2 * bytes.max(1);
+        let by_bytes = sizes.start_within(bytes).filter(|_| is_large).map(|start| start - 1);
+        let index = by_entries.max(by_bytes)?.min(stored);
+        (index > truncated).then_some(index)
+    }
+
     /// Forgets the log up to `index`, which must be stored as applied. Returns the term to hand to
     /// [`super::Store::compact`] with it; none where there is nothing to forget.
     pub fn compact(&mut self, index: u64) -> Option<u64> {
@@ -472,14 +474,4 @@ impl Core {
 /// Whether entries are those right after `index`.
 fn follow(index: u64, entries: &[Entry]) -> bool {
     (index.saturating_add(1)..).zip(entries).all(|(index, entry)| entry.index == index)
-}
-
-#[cfg(feature = "planted-bugs")]
-fn skips_pre_vote(config: &CoreConfig, loaded: &Loaded) -> bool {
-    config.bug == Some(Bug::SkipPreVote) && loaded.hard_state.term > 1
-}
-
-#[cfg(not(feature = "planted-bugs"))]
-const fn skips_pre_vote(_: &CoreConfig, _: &Loaded) -> bool {
-    false
 }

@@ -7,7 +7,7 @@ use raft::{
 };
 
 use super::{Apply, Bug, Committed, Core, Effects, Pending, point::point_of};
-use crate::quorum::{log_view::size_bytes, store::Write};
+use crate::quorum::{log_sizes::size_bytes, store::Write};
 
 impl Core {
     /// What to do since the last call.
@@ -39,7 +39,7 @@ impl Core {
             self.effects.messages.append(&mut messages);
         }
         messages.extend(ready.take_persisted_messages());
-        if self.has_bug(Bug::SendBeforePersist) {
+        if self.config.bug.is(Bug::SendBeforePersist) {
             self.effects.messages.append(&mut messages);
         }
         let committed = ready.take_committed_entries();
@@ -77,7 +77,7 @@ impl Core {
         let mut write = Write { number: ready.number(), ..Write::default() };
         write.hard_state = Some(self.raw.raft.hard_state());
         if let Some(hard_state) =
-            write.hard_state.as_mut().filter(|_| self.has_bug(Bug::ForgetVote))
+            write.hard_state.as_mut().filter(|_| self.config.bug.is(Bug::ForgetVote))
         {
             hard_state.vote = INVALID_ID;
         }

@@ -6,10 +6,14 @@ use raft::{
     eraftpb::{Message, MessageType},
 };
 
-use crate::quorum::{
-    identity::Configuration,
-    log_view::{Fetch, SnapshotWanted},
-    store::{Point, Write},
+use super::Bug;
+use crate::{
+    base::Planted,
+    quorum::{
+        identity::Configuration,
+        log_view::{Fetch, SnapshotWanted},
+        store::{Point, Write},
+    },
 };
 
 /// Bounds and intervals of the core. Ticks are the shell's.
@@ -38,8 +42,7 @@ pub struct CoreConfig {
     /// Where the election timeouts come from. Two lives of one peer must not share it.
     pub seed: u64,
     /// A mistake to make on purpose.
-    #[cfg(feature = "planted-bugs")]
-    pub bug: Option<super::Bug>,
+    pub bug: Planted<Bug>,
 }
 
 impl CoreConfig {
@@ -58,8 +61,7 @@ impl CoreConfig {
             apply_backlog_max_bytes: 32 << 20,
             caught_up_max_entries: 128,
             seed,
-            #[cfg(feature = "planted-bugs")]
-            bug: None,
+            bug: Planted::NONE,
         }
     }
 }

@@ -17,7 +17,8 @@ use crate::quorum::{
     core::Change,
     handle::{MembersError, ProposeError},
     raftpb::{Entry, Message, MessageType},
-    store::MemStore,
+    recovery,
+    store::{MemStore, recorded::RecordedStore},
 };
 
 #[derive(Default)]
@@ -106,9 +107,13 @@ impl Peers for Link {
 }
 
 async fn start(net: &Net, peer: u64, origin: Origin) -> Quorum<Keys> {
+    start_on(Arc::new(MemStore::new()), net, peer, origin).await
+}
+
+async fn start_on(store: Arc<dyn Store>, net: &Net, peer: u64, origin: Origin) -> Quorum<Keys> {
     let fatal: FatalHook = Arc::new(|fatal| panic!("{fatal}"));
     let environment = Environment {
-        store: Arc::new(MemStore::new()),
+        store,
         blocking: Blocking::simulated(peer, Duration::from_millis(3)),
         peers: Arc::new(Link { own: peer, net: net.clone() }),
         fatal,
@@ -283,4 +288,51 @@ async fn a_flood_of_messages_stays_within_its_bound() {
     let (_, leader) = leader(&net, &[1, 2, 3]).await;
     leader.propose(b"a".to_vec(), None).await.unwrap();
     assert_eq!(handle.shared.inbound_bytes.load(std::sync::atomic::Ordering::Relaxed), 0);
+}
+
+/// The store of a node that leads, is deposed, joins in again, and in the end recovers alone; and
+/// that of one that joins by a snapshot.
+#[tokio::test(start_paused = true)]
+async fn what_drivers_write_reopens_at_every_prefix() {
+    let net = Net::default();
+    let voters: BTreeMap<u64, Member> = (1..=3).map(|id| (id, member(id as u32))).collect();
+    let stores: Vec<_> = (1..=4).map(|_| Arc::new(RecordedStore::default())).collect();
+    let on = |peer: u64| Arc::clone(&stores[peer as usize - 1]) as Arc<dyn Store>;
+    let mut all = BTreeMap::new();
+    for peer in 1..=3 {
+        let origin = Bootstrap { cluster_id: cluster(), voters: voters.clone() }.into();
+        all.insert(peer, start_on(on(peer), &net, peer, origin).await);
+    }
+    let (first, deposed) = leader(&net, &[1, 2, 3]).await;
+    for n in 0..40 {
+        deposed.propose(format!("{n}{}", "x".repeat(9_000)).into_bytes(), None).await.unwrap();
+    }
+    net.isolate(first);
+    let lost = deposed.start_propose(b"lost".to_vec(), None).await.unwrap();
+    assert_eq!(lost.await.unwrap(), Err(ProposeError::LeadershipLost));
+    let (_, next) = leader(&net, &others(first)).await;
+    let index = next.propose(b"kept".to_vec(), None).await.unwrap();
+    net.0.lock().cuts.clear();
+    applied(&deposed, index).await;
+
+    let joined = next.change(Change::Join(member(4))).await.unwrap();
+    let origin = Origin::Join { cluster_id: cluster(), peer_id: 4 };
+    let learner = start_on(on(4), &net, 4, origin).await.handle();
+    applied(&learner, joined).await;
+    let last = next.propose(b"last".to_vec(), None).await.unwrap();
+    for handle in [&deposed, &learner] {
+        applied(handle, last).await;
+    }
+    net.isolate(first);
+    all.remove(&first).unwrap().stop().await.unwrap();
+    let survivor = &stores[first as usize - 1];
+    let wanted = recovery::survey(&**survivor).unwrap().confirmation();
+    recovery::recover(&**survivor, &wanted).unwrap();
+
+    let (deposed, joined) = (survivor.recorded(), stores[3].recorded());
+    assert!(deposed.overwrites > 0 && deposed.compactions > 0, "{deposed:?}");
+    assert!(deposed.recoveries == 1 && deposed.applies > 10, "{deposed:?}");
+    assert!(joined.installs == 1 && joined.chunks > 1 && joined.applies > 0, "{joined:?}");
+    survivor.assert_every_prefix_reopens();
+    stores[3].assert_every_prefix_reopens();
 }

@@ -31,7 +31,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{
-    sync::{broadcast, mpsc, oneshot, watch},
+    sync::{Semaphore, broadcast, mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
@@ -48,6 +48,8 @@ use crate::base::{Blocking, BlockingStopped, ClusterId};
 
 /// Commands that wait for the loop; proposers wait beyond that.
 const COMMANDS_MAX: usize = 1024;
+/// Linearizable reads that may wait for the loop; more wait for their turn.
+const READS_MAX: usize = 4096;
 /// Messages of peers that wait for the loop; more are dropped.
 const MESSAGES_MAX: usize = 4096;
 /// A leader that stops waits this long for another to take over.
@@ -66,6 +68,9 @@ pub struct QuorumConfig {
     pub tick_ms: u64,
     /// Entries that stay in the log behind the stored image, for a peer that was away.
     pub log_margin_entries: u64,
+    /// Bytes that do at most: with large entries there are fewer of them. The log becomes no larger
+    /// than about twice either.
+    pub log_margin_bytes: u64,
     /// Seed of the election timeouts.
     pub seed: u64,
 }
@@ -74,7 +79,14 @@ impl QuorumConfig {
     /// The defaults for a node.
     #[must_use]
     pub const fn new(member: Member, seed: u64) -> Self {
-        Self { member, cluster_id: None, tick_ms: 50, log_margin_entries: 10_000, seed }
+        Self {
+            member,
+            cluster_id: None,
+            tick_ms: 50,
+            log_margin_entries: 10_000,
+            log_margin_bytes: 64 << 20,
+            seed,
+        }
     }
 }
 
@@ -169,7 +181,7 @@ impl fmt::Display for Known<'_> {
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {
     /// What was to be durable may not be.
-    #[error("the metadata store failed")]
+    #[error(transparent)]
     Store(#[from] StoreError),
     /// A committed change cannot be applied.
     #[error(transparent)]
@@ -333,6 +345,7 @@ fn handle<M: Machine>(
         applied: watch::channel(index).0,
         status: watch::channel(Arc::new(status)).0,
         inbound_bytes: AtomicU64::new(0),
+        reads: Semaphore::new(READS_MAX),
     });
     let (commands, commands_inbox) = mpsc::channel(COMMANDS_MAX);
     let (messages, messages_inbox) = mpsc::channel(MESSAGES_MAX);

@@ -7,8 +7,8 @@
 //!
 //! 1. It sends [`SnapshotSource::header`]; the receiver calls [`super::Handle::receive_snapshot`]
 //!    with it and answers with [`SnapshotSink::position`].
-//! 2. From there on: [`SnapshotSource::chunk`] after the position, to [`SnapshotSink::put`], and the
-//!    next one after the position that came with it; until there is no chunk left.
+//! 2. From there on: [`SnapshotSource::chunk`] after the position, to [`SnapshotSink::put`], and
+//!    the next one after the position that came with it; until there is no chunk left.
 //! 3. The receiver calls [`SnapshotSink::finish`] and says so; then the sender
 //!    [`SnapshotSource::arrived`].
 //!

@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     base::{DirectoryId, NodeId},
     quorum::{
-        handle::{ProposeError, Speculation, Subscription, Update},
+        handle::{ProposeError, ReadError, Speculation, Subscription, Update},
         machine::ImageWrite,
         store::{MemStore, RocksStore},
     },
@@ -99,7 +99,6 @@ async fn a_sole_voter_leads_at_once_and_keeps_what_it_acknowledged() {
     assert!(status.is_leader());
     assert_eq!(status.leader(), Some(member(1)));
     assert_eq!(status.identity.cluster_id, cluster());
-    // No clean stop: the tasks end with the runtime's.
     quorum.stop().await.unwrap();
     drop(handle);
 
@@ -108,6 +107,17 @@ async fn a_sole_voter_leads_at_once_and_keeps_what_it_acknowledged() {
     let later = quorum.handle().propose(b"b".to_vec(), None).await.unwrap();
     assert!(later > index);
     assert!(quorum.handle().status().raft.term > status.raft.term);
+}
+
+#[tokio::test]
+async fn reads_beyond_what_the_loop_takes_wait_for_their_turn() {
+    let quorum = start(Arc::new(MemStore::new())).await;
+    let handle = quorum.handle();
+    let index = handle.propose(b"a".to_vec(), None).await.unwrap();
+    let reads = futures::future::join_all((0..2 * READS_MAX).map(|_| handle.read_index())).await;
+    assert!(reads.iter().all(|read| *read == Ok(index)));
+    quorum.stop().await.unwrap();
+    assert_eq!(handle.read_index().await, Err(ReadError::Stopped));
 }
 
 #[tokio::test]
@@ -217,6 +227,32 @@ async fn a_restart_reads_the_image_and_not_the_history() {
     assert_eq!(handle.image().0.len(), 1001);
 }
 
+#[tokio::test]
+async fn a_log_of_large_entries_is_bounded_by_its_bytes_also_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let start = async || {
+        let bootstrap = Some(Bootstrap::single(member(1), cluster()).into());
+        let config = QuorumConfig { log_margin_bytes: 2 << 20, ..QuorumConfig::new(member(1), 7) };
+        Quorum::<Keys>::start(config, bootstrap, environment(disk(directory.path())).0).await
+    };
+    for life in 0..2 {
+        let quorum = start().await.unwrap();
+        let handle = quorum.handle();
+        for n in 0..30 {
+            let key = format!("{n:02}{}", "x".repeat(100 << 10)).into_bytes();
+            handle.propose(key, None).await.unwrap();
+        }
+        quorum.stop().await.unwrap();
+        drop(handle);
+        let loaded = RocksStore::open(directory.path()).unwrap().load().unwrap();
+        let kept =
+            loaded.tail.last().map_or(loaded.applied.index, |e| e.index) - loaded.truncated.0;
+        // Of 100 KiB each, so 2 to 4 MiB.
+        let is_bounded = if life == 0 { kept <= 31 } else { (20..=44).contains(&kept) };
+        assert!(is_bounded && loaded.truncated.0 >= life * 20, "{kept}, {:?}", loaded.truncated);
+    }
+}
+
 async fn changes(handle: &Handle<Keys>, count: usize) {
     let mut waiting = std::collections::VecDeque::new();
     for n in 0..count {
@@ -234,7 +270,7 @@ async fn changes(handle: &Handle<Keys>, count: usize) {
 /// Run with `cargo test --release --lib restart_time -- --ignored --nocapture`.
 #[tokio::test]
 #[ignore = "a measurement"]
-#[allow(clippy::disallowed_methods)] // Measures the machine's time.
+#[expect(clippy::disallowed_methods, reason = "measures the machine's time")]
 async fn restart_time() {
     let directory = tempfile::tempdir().unwrap();
     let quorum = start(disk(directory.path())).await;

@@ -31,8 +31,6 @@ use crate::quorum::{
 
 /// Commands and events taken in before their effects are.
 const INPUTS_PER_TURN: usize = 256;
-/// Linearizable reads that may wait.
-const READS_MAX: usize = 4096;
 /// Applied entries that may wait for being stored.
 const UNSTORED_MAX: usize = 1024;
 /// Ticks after which an unanswered read index is asked for again.
@@ -224,11 +222,7 @@ impl<M: Machine> Turn<M> {
     fn command(&mut self, command: Command) -> std::ops::ControlFlow<()> {
         match command {
             Command::Propose { data, speculation, done } => self.propose(data, speculation, done),
-            Command::Read(done) => {
-                if self.new_reads.len() < READS_MAX {
-                    self.new_reads.push(done);
-                }
-            }
+            Command::Read(done) => self.new_reads.push(done),
             Command::Change { change, refused, done } => self.change(change, refused, done),
             Command::Receive(request) => self.receive(*request),
             Command::Unreachable(peer_id) => self.core.unreachable(peer_id),
@@ -293,12 +287,11 @@ impl<M: Machine> Turn<M> {
     }
 
     fn compact(&mut self, stored: u64) {
-        let margin = self.config.log_margin_entries;
-        let truncated = self.core.truncated().0;
-        if self.compacting || stored.saturating_sub(truncated) < 2 * margin.max(1) {
+        if self.compacting {
             return;
         }
-        let index = stored - margin;
+        let (entries, bytes) = (self.config.log_margin_entries, self.config.log_margin_bytes);
+        let Some(index) = self.core.compaction_point(stored, entries, bytes) else { return };
         let Some(term) = self.core.compact(index) else { return };
         self.compacting = true;
         tasks::job(&self.environment, &self.events, move |store| {
@@ -373,6 +366,8 @@ impl<M: Machine> Turn<M> {
                 self.handing_over.clear();
             }
             self.leads_term = now;
+            // Before a read is answered that another leader confirmed.
+            self.publish_status();
         }
     }
 

@@ -9,7 +9,6 @@ use raft::eraftpb::{Entry, HardState};
 
 use super::{
     Applied, ImageReader, ImageSink, Loaded, Pairs, Point, Recovered, Store, StoreError, Write,
-    note_term,
 };
 use crate::quorum::identity::{Configuration, Identity};
 
@@ -85,9 +84,10 @@ impl MemStore {
         let survivor = inner.current().clone();
         inner.states = VecDeque::from([survivor]);
         inner.base += dropped;
+        inner.fail_next_persist = false;
     }
 
-    /// Makes the next [`Store::persist`] fail.
+    /// Makes the next [`Store::persist`] fail, unless a crash comes before.
     pub fn fail_next_persist(&self) {
         self.0.lock().fail_next_persist = true;
     }
@@ -157,26 +157,26 @@ impl Store for MemStore {
     fn load(&self) -> Result<Loaded, StoreError> {
         let inner = self.0.lock();
         let state = inner.current();
-        let mut terms = Vec::new();
+        let mut loaded = Loaded {
+            identity: state.identity,
+            hard_state: state.hard_state.clone(),
+            truncated: state.truncated,
+            applied: state.applied.clone(),
+            tail: state.log.range(state.applied.index + 1..).map(|(_, e)| e.clone()).collect(),
+            ..Loaded::default()
+        };
         let mut next = state.truncated.0 + 1;
         for (index, entry) in &state.log {
             if *index != next {
                 return Err(StoreError::MissingEntry { index: next });
             }
-            note_term(&mut terms, *index, entry.term);
+            loaded.note(entry);
             next += 1;
         }
         if state.applied.index >= next {
             return Err(StoreError::MissingEntry { index: next });
         }
-        Ok(Loaded {
-            identity: state.identity,
-            hard_state: state.hard_state.clone(),
-            truncated: state.truncated,
-            terms,
-            applied: state.applied.clone(),
-            tail: state.log.range(state.applied.index + 1..).map(|(_, e)| e.clone()).collect(),
-        })
+        Ok(loaded)
     }
 
     fn initialize(

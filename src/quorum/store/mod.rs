@@ -18,6 +18,8 @@ mod rocks_image;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+pub(super) mod recorded;
 
 use bytes::Bytes;
 use raft::eraftpb::{Entry, HardState};
@@ -25,6 +27,7 @@ use raft::eraftpb::{Entry, HardState};
 pub use self::{mem::MemStore, rocks::RocksStore};
 use super::{
     identity::{Configuration, Identity},
+    log_sizes::LogSizes,
     machine::ImageWrite,
 };
 
@@ -61,6 +64,18 @@ pub enum StoreError {
     /// A test asked for this failure.
     #[error("injected failure")]
     Injected,
+}
+
+impl StoreError {
+    /// Whether what is stored is damaged, and not merely out of reach.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Rocks(error) => error.kind() == rocksdb::ErrorKind::Corruption,
+            Self::Corrupt { .. } | Self::MissingEntry { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 /// The point of the log that an image stands for.
@@ -120,6 +135,8 @@ pub struct Loaded {
     pub truncated: (u64, u64),
     /// Where each term starts in the log, as (first index, term), from `truncated.0 + 1` on.
     pub terms: Vec<(u64, u64)>,
+    /// How large the log is, from where on.
+    pub sizes: LogSizes,
     /// What the stored image stands for.
     pub applied: Point,
     /// The entries after `applied.index`.
@@ -228,9 +245,12 @@ pub trait Store: Send + Sync + 'static {
     fn sync(&self) -> Result<(), StoreError>;
 }
 
-/// Adds the boundary of `term` at `index` to the list of terms.
-pub(super) fn note_term(terms: &mut Vec<(u64, u64)>, index: u64, term: u64) {
-    if terms.last().is_none_or(|(_, last)| *last != term) {
-        terms.push((index, term));
+impl Loaded {
+    /// Takes the next entry of the log.
+    fn note(&mut self, entry: &Entry) {
+        if self.terms.last().is_none_or(|(_, last)| *last != entry.term) {
+            self.terms.push((entry.index, entry.term));
+        }
+        self.sizes.push(entry);
     }
 }

@@ -18,7 +18,7 @@ use rocksdb::{
 };
 
 use super::{
-    Applied, ImageReader, ImageSink, Loaded, Point, Recovered, Store, StoreError, Write, note_term,
+    Applied, ImageReader, ImageSink, Loaded, Point, Recovered, Store, StoreError, Write,
     rocks_image::RocksImage,
 };
 use crate::quorum::identity::{Configuration, Identity, stored};
@@ -35,6 +35,9 @@ const APPLIED: &[u8] = b"applied";
 const WRITE_BUFFER_BYTES: usize = 8 << 20;
 const BLOCK_CACHE_BYTES: usize = 8 << 20;
 const WAL_BYTES: u64 = 64 << 20;
+/// How much is written before the system is to begin to put it on disk. What piles up instead, while
+/// a snapshot comes in, holds up every sync on the same disk, those of other processes too.
+const WRITEBACK_BYTES: u64 = 512 << 10;
 
 /// What the image stands for, and under which generation it lies.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -187,7 +190,7 @@ impl RocksStore {
             if entry.index != next || index_of(&key)? != next {
                 return Err(StoreError::MissingEntry { index: next });
             }
-            note_term(&mut loaded.terms, next, entry.term);
+            loaded.note(&entry);
             if next > loaded.applied.index {
                 loaded.tail.push(entry);
             }
@@ -398,6 +401,8 @@ fn options() -> (Options, Options) {
     // A torn batch at the end of the log was never acknowledged; a batch after it never written.
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_max_total_wal_size(WAL_BYTES);
+    options.set_wal_bytes_per_sync(WRITEBACK_BYTES);
+    options.set_bytes_per_sync(WRITEBACK_BYTES);
     options.set_max_background_jobs(2);
     options.set_max_open_files(256);
     options.set_keep_log_file_num(2);

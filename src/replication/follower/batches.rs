@@ -52,8 +52,8 @@ pub(super) struct Checked {
     pub(super) last_epoch: LeaderEpoch,
 }
 
-/// Checks that `records` are whole, intact batches that continue the log at `from`. Compaction leaves
-/// gaps between batches.
+/// Checks that `records` are whole, intact batches that continue the log at `from`. Compaction
+/// leaves gaps between batches.
 pub(super) fn check(
     follower: &Follower,
     from: Offset,

@@ -1,21 +1,21 @@
 //! A replica that follows a leader: a core without I/O.
 //!
 //! Time is an argument, in milliseconds of any zero. Inputs (`handle_*`) say what happened, and
-//! [`Follower::poll_action`] says what to do: the shell polls after every input, carries the actions out
-//! in their order, and polls again at [`Follower::next_deadline_ms`].
+//! [`Follower::poll_action`] says what to do: the shell polls after every input, carries the
+//! actions out in their order, and polls again at [`Follower::next_deadline_ms`].
 //!
-//! It subscribes with the end of its log and the epoch there. As long as the leader finds that the logs
-//! differ, it cuts its own and subscribes anew; once they agree, it appends what is pushed, and
-//! acknowledges what it holds as the topic's flush policy asks.
+//! It subscribes with the end of its log and the epoch there. As long as the leader finds that the
+//! logs differ, it cuts its own and subscribes anew; once they agree, it appends what is pushed,
+//! and acknowledges what it holds as the topic's flush policy asks.
 //!
 //! # Invariants
-//! - Nothing is appended before the leader of the present epoch has found that the logs agree, and then
-//!   only whole, intact batches that continue the log, in epochs that do not go back and are not the
-//!   leader's future.
-//! - Nothing is acknowledged that the flush policy has not been kept for, nor under a subscription in
-//!   which it was not yet held.
-//! - The high watermark is at most the leader's and at most the log's end, and goes back only where the
-//!   log itself is cut below it, which a clean election never asks for.
+//! - Nothing is appended before the leader of the present epoch has found that the logs agree, and
+//!   then only whole, intact batches that continue the log, in epochs that do not go back and are
+//!   not the leader's future.
+//! - Nothing is acknowledged that the flush policy has not been kept for, nor under a subscription
+//!   in which it was not yet held.
+//! - The high watermark is at most the leader's and at most the log's end, and goes back only where
+//!   the log itself is cut below it, which a clean election never asks for.
 //!
 //! References: KIP-101, KIP-279, KIP-320.
 
@@ -32,33 +32,27 @@ use super::{
     Bug,
     subscription::{Answer, LogView, Progress, Refusal, Session, Subscribe},
 };
-use crate::base::{BrokerEpoch, LeaderEpoch, Offset};
+use crate::base::{BrokerEpoch, LeaderEpoch, Offset, Planted};
 
 /// How a follower is set.
 #[derive(Debug, Clone, Copy)]
 pub struct FollowerConfig {
-    /// `flush.messages`: up to 1, it acknowledges what it has flushed, and else what it has appended.
+    /// `flush.messages`: up to 1, it acknowledges what it has flushed, and else what it has
+    /// appended.
     pub flush_messages: i64,
     /// The pause before it subscribes again after something went wrong.
     pub retry_backoff_ms: u64,
     /// How long a leader may take to answer.
     pub answer_timeout_ms: u64,
     /// A mistake to make on purpose.
-    #[cfg(feature = "planted-bugs")]
-    pub bug: Option<Bug>,
+    pub bug: Planted<Bug>,
 }
 
 impl FollowerConfig {
     /// The defaults of a topic.
     #[must_use]
     pub const fn new(flush_messages: i64) -> Self {
-        Self {
-            flush_messages,
-            retry_backoff_ms: 50,
-            answer_timeout_ms: 2_000,
-            #[cfg(feature = "planted-bugs")]
-            bug: None,
-        }
+        Self { flush_messages, retry_backoff_ms: 50, answer_timeout_ms: 2_000, bug: Planted::NONE }
     }
 }
 
@@ -249,7 +243,7 @@ impl Follower {
                 self.cut(Action::Truncate(end.min(own_end).min(self.log_end_offset)));
             }
             Answer::StartAt(offset) => self.cut(Action::StartAt(offset)),
-            Answer::Refused(_) => self.state = State::Idle(now_ms + self.config.retry_backoff_ms),
+            Answer::Refused(refusal) => self.wait(Some(refusal), now_ms),
         }
     }
 
@@ -269,7 +263,8 @@ impl Follower {
     /// The leader pushed `records`, which continue the log at `from`, and its progress.
     ///
     /// # Errors
-    /// Where they do not, or are damaged. Nothing of them was taken, and the replica subscribes anew.
+    /// Where they do not, or are damaged. Nothing of them was taken, and the replica subscribes
+    /// anew.
     pub fn handle_push(
         &mut self,
         session: Session,
@@ -309,13 +304,9 @@ impl Follower {
     }
 
     /// The subscription has ended at the other side, or its stream was lost.
-    pub fn handle_closed(&mut self, session: Session, _: Option<Refusal>, now_ms: u64) {
-        let is_present = match self.state {
-            State::Subscribing(present, _) | State::Following(present) => present == session,
-            State::Idle(_) | State::Cutting => false,
-        };
-        if is_present {
-            self.state = State::Idle(now_ms + self.config.retry_backoff_ms);
+    pub fn handle_closed(&mut self, session: Session, why: Option<Refusal>, now_ms: u64) {
+        if self.session() == Some(session) {
+            self.wait(why, now_ms);
         }
     }
 
@@ -377,7 +368,7 @@ impl Follower {
         }
         let State::Following(session) = self.state else { return };
         let flushes_first =
-            self.config.flush_messages <= 1 && !self.has_bug(Bug::AcknowledgeBeforeFlush);
+            self.config.flush_messages <= 1 && !self.config.bug.is(Bug::AcknowledgeBeforeFlush);
         let end = if flushes_first { self.flushed } else { self.log_end_offset };
         if self.acknowledged < Some(end) {
             self.acknowledged = Some(end);
@@ -391,6 +382,13 @@ impl Follower {
         self.actions.push_back(action);
     }
 
+    /// Has no subscription any more; one that is sent elsewhere makes another at once.
+    fn wait(&mut self, why: Option<Refusal>, now_ms: u64) {
+        let is_redirected = why.is_some_and(|why| why.redirect().is_some());
+        let pause_ms = if is_redirected { 0 } else { self.config.retry_backoff_ms };
+        self.state = State::Idle(now_ms + pause_ms);
+    }
+
     /// Ends the subscription, to subscribe anew at `at_ms`.
     fn leave(&mut self, at_ms: u64) {
         match self.state {
@@ -401,16 +399,5 @@ impl Follower {
             State::Idle(_) => self.state = State::Idle(at_ms),
             State::Cutting => {}
         }
-    }
-
-    #[cfg(feature = "planted-bugs")]
-    fn has_bug(&self, bug: Bug) -> bool {
-        self.config.bug == Some(bug)
-    }
-
-    #[cfg(not(feature = "planted-bugs"))]
-    #[allow(clippy::unused_self)] // As with the feature.
-    const fn has_bug(&self, _: Bug) -> bool {
-        false
     }
 }

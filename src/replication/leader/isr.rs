@@ -1,13 +1,13 @@
 //! Who is in sync, and the question to the controller about it.
 //!
 //! A question whose answer is lost is asked again as it was, since the controller may have acted on
-//! it. While that is open, the maximal ISR is what limits the high watermark: the ISR that is known,
-//! and everybody whom a question that may yet be acted on has named. It ends with a newer partition
-//! epoch, by which the controller refuses everything older.
+//! it. While that is open, the maximal ISR is what limits the high watermark: the ISR that is
+//! known, and everybody whom a question that may yet be acted on has named. It ends with a newer
+//! partition epoch, by which the controller refuses everything older.
 //!
-//! A refusal says that a question was not acted on, but nothing of an earlier copy of it that may be
-//! on its way still. So after a refusal with a copy at large, the leader asks for the ISR that is
-//! known, which the controller grants with a new partition epoch.
+//! A refusal says that a question was not acted on, but nothing of an earlier copy of it that may
+//! be on its way still. So after a refusal with a copy at large, the leader asks for the ISR that
+//! is known, which the controller grants with a new partition epoch.
 
 use std::collections::BTreeSet;
 
@@ -40,13 +40,12 @@ impl Leader {
     /// What to ask the controller, if anything, and if it is time.
     pub fn poll_alter_partition(&mut self, now_ms: u64) -> Option<AlterPartition> {
         self.now_ms = now_ms;
-        if self.pending.is_none() && now_ms >= self.ask_ms {
+        let is_free = self.pending.is_none() && now_ms >= self.ask_ms;
+        if is_free && (self.registration.recovering || self.wants_another_isr()) {
             let isr = self.wanted_isr();
-            if isr != self.registration.isr || self.registration.recovering {
-                let maximal = &isr | &self.registration.isr;
-                let (state, at_large) = (State::Ask(now_ms), false);
-                self.pending = Some(Pending { isr, maximal, state, at_large });
-            }
+            let maximal = &isr | &self.registration.isr;
+            let (state, at_large) = (State::Ask(now_ms), false);
+            self.pending = Some(Pending { isr, maximal, state, at_large });
         }
         let pending = self.pending.as_mut()?;
         if !matches!(pending.state, State::Ask(at_ms) if at_ms <= now_ms) {
@@ -112,13 +111,24 @@ impl Leader {
     fn wanted_isr(&self) -> BTreeSet<NodeId> {
         let mut isr = self.registration.isr.clone();
         for (node, follower) in &self.followers {
-            if self.lags(follower) {
-                isr.remove(node);
-            } else if self.has_caught_up(*node, follower) {
+            if self.wants_change(*node, follower) && !isr.remove(node) {
                 isr.insert(*node);
             }
         }
         isr
+    }
+
+    /// Whether [`Self::wanted_isr`] is another: asked after every append.
+    fn wants_another_isr(&self) -> bool {
+        self.followers.iter().any(|(node, follower)| self.wants_change(*node, follower))
+    }
+
+    fn wants_change(&self, node: NodeId, follower: &Follower) -> bool {
+        if self.registration.isr.contains(&node) {
+            self.lags(follower)
+        } else {
+            !self.lags(follower) && self.has_caught_up(node, follower)
+        }
     }
 
     fn lags(&self, follower: &Follower) -> bool {
@@ -135,7 +145,7 @@ impl Leader {
             return false;
         };
         let has_all = end >= self.high_watermark && end >= self.epoch_start;
-        has_all || self.has_bug(Bug::GrowIsrEarly)
+        has_all || self.config.bug.is(Bug::GrowIsrEarly)
     }
 
     /// Whether the controller would take the follower into the ISR.
@@ -151,7 +161,7 @@ impl Leader {
     }
 
     pub(super) fn is_in_maximal_isr(&self, node: NodeId) -> bool {
-        let pending = self.pending.as_ref().filter(|_| !self.has_bug(Bug::ForgetPendingIsr));
+        let pending = self.pending.as_ref().filter(|_| !self.config.bug.is(Bug::ForgetPendingIsr));
         self.registration.isr.contains(&node)
             || pending.is_some_and(|pending| pending.maximal.contains(&node))
     }

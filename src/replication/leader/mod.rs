@@ -1,24 +1,24 @@
 //! What the leader of a partition knows of its replicas: a core without I/O.
 //!
 //! Time is an argument, in milliseconds of any zero. Inputs (`handle_*`) say what happened; outputs
-//! (`next_push`, `poll_alter_partition`) say what to do. The shell appends, flushes and reads the log,
-//! and asks for both outputs after every input, and again at [`Leader::next_deadline_ms`].
+//! (`next_push`, `poll_alter_partition`) say what to do. The shell appends, flushes and reads the
+//! log, and asks for both outputs after every input, and again at [`Leader::next_deadline_ms`].
 //!
 //! # State
-//! Per follower: its subscription, where the next push to it begins, up to where it acknowledged, and
-//! when it last had everything. Of the partition: its registration, a change of the ISR that is under
-//! way, and the high watermark. All of it is soft; a leader starts anew in every epoch.
+//! Per follower: its subscription, where the next push to it begins, up to where it acknowledged,
+//! and when it last had everything. Of the partition: its registration, a change of the ISR that is
+//! under way, and the high watermark. All of it is soft; a leader starts anew in every epoch.
 //!
 //! # Invariants
 //! - The high watermark never goes back while the leader leads.
-//! - It is never beyond what any replica of the maximal ISR has acknowledged in this epoch: the ISR,
-//!   and whoever a change that may yet be made would bring into it.
-//! - It stands still while the ISR is smaller than `min.insync.replicas` (KIP-966). So what it covers
-//!   may be acknowledged at once; who asks before an append asks [`Leader::has_min_isr`].
-//! - A follower counts only for what it acknowledged in its present subscription, which it got because
-//!   its log was a prefix of this one (KIP-101, KIP-279, KIP-320).
-//! - One change of the ISR at a time is under way, based on the newest partition epoch (KIP-497), and
-//!   names whoever joins by the registration that acknowledged (KIP-903).
+//! - It is never beyond what any replica of the maximal ISR has acknowledged in this epoch: the
+//!   ISR, and whoever a change that may yet be made would bring into it.
+//! - It stands still while the ISR is smaller than `min.insync.replicas` (KIP-966). So what it
+//!   covers may be acknowledged at once; who asks before an append asks [`Leader::has_min_isr`].
+//! - A follower counts only for what it acknowledged in its present subscription, which it got
+//!   because its log was a prefix of this one (KIP-101, KIP-279, KIP-320).
+//! - One change of the ISR at a time is under way, based on the newest partition epoch (KIP-497),
+//!   and names whoever joins by the registration that acknowledged (KIP-903).
 //!
 //! References: KIP-101, KIP-207, KIP-279, KIP-320, KIP-497, KIP-841, KIP-903, KIP-966.
 
@@ -35,7 +35,7 @@ use super::{
     Bug,
     subscription::{Answer, LogView, Progress, Refusal, Session, Subscribe},
 };
-use crate::base::{BrokerEpoch, LeaderEpoch, NodeId, Offset};
+use crate::base::{BrokerEpoch, LeaderEpoch, NodeId, Offset, Planted};
 
 /// How a leader is set.
 #[derive(Debug, Clone, Copy)]
@@ -47,21 +47,14 @@ pub struct LeaderConfig {
     /// The pause before a question to the controller that failed is asked again.
     pub retry_backoff_ms: u64,
     /// A mistake to make on purpose.
-    #[cfg(feature = "planted-bugs")]
-    pub bug: Option<Bug>,
+    pub bug: Planted<Bug>,
 }
 
 impl LeaderConfig {
     /// The defaults of a node.
     #[must_use]
     pub const fn new(node: NodeId) -> Self {
-        Self {
-            node,
-            replica_lag_time_max_ms: 30_000,
-            retry_backoff_ms: 50,
-            #[cfg(feature = "planted-bugs")]
-            bug: None,
-        }
+        Self { node, replica_lag_time_max_ms: 30_000, retry_backoff_ms: 50, bug: Planted::NONE }
     }
 }
 
@@ -90,6 +83,8 @@ struct Follower {
     acknowledged: Option<Offset>,
     /// The last time at which it had everything.
     caught_up_ms: Option<u64>,
+    /// When this leader met it.
+    met_ms: u64,
     /// When it last acknowledged, and where the leader's log ended then.
     last: (u64, Offset),
 }
@@ -105,8 +100,8 @@ pub struct FollowerStatus {
     pub log_end_offset: Offset,
     /// The end of what it acknowledged.
     pub acknowledged: Option<Offset>,
-    /// The last time at which it had everything.
-    pub caught_up_ms: Option<u64>,
+    /// The last time at which it had everything, or when this leader met it.
+    pub caught_up_ms: u64,
 }
 
 /// What to send to a follower next.
@@ -190,6 +185,12 @@ impl Leader {
         self.epoch_start
     }
 
+    /// Where the log ends.
+    #[must_use]
+    pub const fn log_end_offset(&self) -> Offset {
+        self.log_end_offset
+    }
+
     /// The registration that it acts on.
     #[must_use]
     pub const fn registration(&self) -> &Registration {
@@ -199,7 +200,7 @@ impl Leader {
     /// The end of what is committed: the first offset that consumers may not see.
     #[must_use]
     pub fn high_watermark(&self) -> Offset {
-        if self.has_bug(Bug::ServePastHighWatermark) {
+        if self.config.bug.is(Bug::ServePastHighWatermark) {
             return self.log_end_offset;
         }
         self.high_watermark
@@ -225,11 +226,12 @@ impl Leader {
             subscribed: follower.session.is_some(),
             log_end_offset: follower.next,
             acknowledged: follower.acknowledged,
-            caught_up_ms: follower.caught_up_ms,
+            caught_up_ms: follower.caught_up_ms.unwrap_or(follower.met_ms),
         })
     }
 
-    /// When something is due that no input brings about: a follower that lags, a question to repeat.
+    /// When something is due that no input brings about: a follower that lags, a question to
+    /// repeat.
     #[must_use]
     pub fn next_deadline_ms(&self) -> Option<u64> {
         let lag_ms = self.config.replica_lag_time_max_ms;
@@ -265,8 +267,8 @@ impl Leader {
         self.log_end_offset = self.log_end_offset.max(end);
     }
 
-    /// This node holds everything before `end` as the topic's flush policy asks. Returns whether the
-    /// high watermark rose.
+    /// This node holds everything before `end` as the topic's flush policy asks. Returns whether
+    /// the high watermark rose.
     pub fn handle_own_acknowledged(&mut self, end: Offset, now_ms: u64) -> bool {
         self.now_ms = now_ms;
         self.acknowledged = self.acknowledged.max(end);
@@ -304,8 +306,8 @@ impl Leader {
         answer
     }
 
-    /// A follower says up to where it holds the log as the topic's flush policy asks. Returns whether
-    /// the high watermark rose.
+    /// A follower says up to where it holds the log as the topic's flush policy asks. Returns
+    /// whether the high watermark rose.
     pub fn handle_acknowledged(
         &mut self,
         node: NodeId,
@@ -400,10 +402,10 @@ impl Leader {
         if end < log.log_start_offset() {
             return Answer::StartAt(log.log_start_offset());
         }
-        if self.has_bug(Bug::SkipTruncation) {
+        if self.config.bug.is(Bug::SkipTruncation) {
             return Answer::Agreed;
         }
-        if last_epoch == LeaderEpoch::NONE || self.has_bug(Bug::IgnoreLeaderEpoch) {
+        if last_epoch == LeaderEpoch::NONE || self.config.bug.is(Bug::IgnoreLeaderEpoch) {
             // It holds no record that could differ, but may begin beyond the end of this log.
             return if end <= self.log_end_offset {
                 Answer::Agreed
@@ -438,6 +440,7 @@ impl Leader {
                 told: None,
                 acknowledged: None,
                 caught_up_ms: None,
+                met_ms: self.now_ms,
                 last: (self.now_ms, self.log_end_offset),
             });
             // Who is in sync gets its time before it can be out of sync.
@@ -447,7 +450,7 @@ impl Leader {
 
     /// Raises the high watermark as far as it may; returns whether it rose.
     fn advance(&mut self) -> bool {
-        if !self.has_min_isr() && !self.has_bug(Bug::CommitBelowMinIsr) {
+        if !self.has_min_isr() && !self.config.bug.is(Bug::CommitBelowMinIsr) {
             return false;
         }
         let mut committed = self.acknowledged;
@@ -464,17 +467,6 @@ impl Leader {
             self.high_watermark = committed;
         }
         rose
-    }
-
-    #[cfg(feature = "planted-bugs")]
-    fn has_bug(&self, bug: Bug) -> bool {
-        self.config.bug == Some(bug)
-    }
-
-    #[cfg(not(feature = "planted-bugs"))]
-    #[allow(clippy::unused_self)] // As with the feature.
-    const fn has_bug(&self, _: Bug) -> bool {
-        false
     }
 }
 

@@ -19,8 +19,8 @@ pub struct Registration {
     pub recovering: bool,
     /// As the topic has it; more than there are replicas counts as all of them.
     pub min_insync_replicas: usize,
-    /// The replicas that may be in sync: neither fenced nor shutting down. With the registrations of
-    /// their processes.
+    /// The replicas that may be in sync: neither fenced nor shutting down, nor in a log directory
+    /// that is offline. With the registrations of their processes.
     pub active: BTreeMap<NodeId, BrokerEpoch>,
 }
 
@@ -33,7 +33,7 @@ impl Registration {
 /// A leader asks the controller to change who is in sync (KIP-497).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AlterPartition {
-    /// Names the question. Only the answer to the last one counts.
+    /// Names the question within the leadership. Only the answer to the last one counts.
     pub number: u64,
     /// The leadership.
     pub leader_epoch: LeaderEpoch,

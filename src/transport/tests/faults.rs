@@ -262,6 +262,9 @@ fn a_node_that_stops_says_so_and_takes_nothing_more() {
         assert!(before.elapsed() < Duration::from_millis(100), "{:?}", before.elapsed());
         let refused = call().await.unwrap_err();
         assert!(!refused.may_have_been_served(), "{refused}");
+        // There is nothing that somebody would have to set right.
+        let CallError::Unreachable(why) = refused else { panic!("{refused}") };
+        assert!(!why.is_refusal(), "{why}");
         let stopped = stopping.call(NodeId(1), Bytes::new(), soon()).await.unwrap_err();
         assert!(matches!(stopped, CallError::Unreachable(ConnectError::Stopped)), "{stopped}");
         Ok(())

@@ -69,7 +69,8 @@ impl Side {
     }
 }
 
-/// Has `dials` call whomever it takes for node 2. Returns why that fails, and every warning of both.
+/// Has `dials` call whomever it takes for node 2. Returns why that fails, and every warning of
+/// both.
 fn refusal(dials: Side, answers: Side, refuse: Option<NodeId>) -> (ConnectError, String) {
     let (ours, theirs) = (Arc::<Seen>::default(), Arc::<Seen>::default());
     *theirs.refuse.lock() = refuse;
