@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 pub(crate) struct Heap<E> {
     events: BTreeMap<(u64, u64), E>,
     made: u64,
+    /// The number of the event that was taken last.
+    taken: u64,
 }
 
 impl<E> Default for Heap<E> {
     fn default() -> Self {
-        Self { events: BTreeMap::new(), made: 0 }
+        Self { events: BTreeMap::new(), made: 0, taken: 0 }
     }
 }
 
@@ -22,7 +24,14 @@ impl<E> Heap<E> {
     }
 
     pub(crate) fn pop(&mut self) -> Option<(u64, E)> {
-        self.events.pop_first().map(|((at_ms, _), event)| (at_ms, event))
+        let ((at_ms, number), event) = self.events.pop_first()?;
+        self.taken = number;
+        Some((at_ms, event))
+    }
+
+    /// Puts off the event that was taken last. It does not fall behind one that was made later.
+    pub(crate) fn put_off(&mut self, until_ms: u64, event: E) {
+        self.events.insert((until_ms, self.taken), event);
     }
 
     pub(crate) fn next_ms(&self) -> Option<u64> {

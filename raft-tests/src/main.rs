@@ -1,8 +1,9 @@
-//! Runs seeds of the quorum's simulation: `cargo run --profile sim -p raft-tests -- --seeds 1000`, and
-//! with `replica` before the options, of the replicas'.
-#![allow(clippy::print_stdout, clippy::print_stderr)] // A command's output.
-#![allow(clippy::disallowed_methods)] // It tells how long the seeds took on this machine.
+//! Runs seeds of the quorum's simulation: `cargo run --profile sim -p raft-tests -- --seeds 1000`,
+//! and with `replica` before the options, of the replicas'.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the output of a command")]
+#![expect(clippy::disallowed_methods, reason = "it tells how long the seeds took on this machine")]
 
+mod bugs;
 mod metadata;
 
 use std::{fmt::Debug, ops::AddAssign, path::PathBuf, time::Instant};
@@ -43,10 +44,10 @@ struct Seeds {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Plants mistakes in the core, one after the other, and counts the seeds that find each. Needs
-    /// --features planted-bugs.
+    /// Plants mistakes in the cores of quorum and replicas, one after the other, and says which
+    /// seed finds each; fails where none does. Needs --features planted-bugs.
     Bugs {
-        /// How many seeds to run against each.
+        /// How many seeds each may take.
         #[arg(long, default_value_t = 10_000)]
         seeds: u64,
         /// Only this one.
@@ -54,17 +55,7 @@ enum Command {
         only: Option<String>,
     },
     /// Simulates the replicas of one partition.
-    Replica {
-        #[command(flatten)]
-        seeds: Seeds,
-        /// Plant mistakes in the cores instead, one after the other, and count the seeds that find
-        /// each. Needs --features planted-bugs.
-        #[arg(long)]
-        bugs: bool,
-        /// Only this one.
-        #[arg(long, requires = "bugs")]
-        only: Option<String>,
-    },
+    Replica(Seeds),
     /// Compares stories with what happens; see `raft-tests/src/story.rs`.
     Stories {
         /// The files, such as raft-tests/golden/*.txt.
@@ -81,16 +72,13 @@ fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let quorum = |nodes, trace, seed| run(Options { nodes, trace, ..Options::new(seed) });
     match arguments.command {
-        Some(Command::Bugs { seeds, only }) => bugs::quorum(seeds, only.as_deref()),
+        Some(Command::Bugs { seeds, only }) => bugs::all(seeds, only.as_deref()),
         Some(Command::Stories { files, rewrite }) => {
             files.iter().try_for_each(|file| story::check(file, rewrite))
         }
         Some(Command::Metadata(size)) => metadata::measure(&size),
-        Some(Command::Replica { seeds, bugs: true, only }) => {
-            bugs::replica(seeds.seeds, only.as_deref())
-        }
-        Some(Command::Replica { seeds, .. }) => seeds.run(" replica", |nodes, trace, seed| {
-            replica::run(replica::Options { nodes, trace, ..replica::Options::new(seed) })
+        Some(Command::Replica(seeds)) => seeds.run(" replica", |nodes, trace, seed| {
+            replica::run(Options { nodes, trace, ..Options::new(seed) })
         }),
         None => arguments.seeds.run("", quorum),
     }
@@ -143,72 +131,5 @@ fn trace<C: Debug>(seed: u64, outcome: Outcome<C>) -> anyhow::Result<()> {
     match outcome.violation {
         Some(violation) => bail!("seed {seed}: {}: {}", violation.promise, violation.detail),
         None => Ok(()),
-    }
-}
-
-#[cfg(feature = "planted-bugs")]
-mod bugs {
-    use std::{collections::BTreeMap, ops::AddAssign};
-
-    use anyhow::bail;
-    use raft_tests::{Options, Outcome, replica, run, sweep::sweep};
-
-    pub(super) fn quorum(seeds: u64, only: Option<&str>) -> anyhow::Result<()> {
-        hunt(&ottla::quorum::core::Bug::ALL, seeds, only, |bug, seed| {
-            run(Options { bug: Some(bug), ..Options::new(seed) })
-        })
-    }
-
-    pub(super) fn replica(seeds: u64, only: Option<&str>) -> anyhow::Result<()> {
-        hunt(&ottla::replication::Bug::ALL, seeds, only, |bug, seed| {
-            replica::run(replica::Options { bug: Some(bug), ..replica::Options::new(seed) })
-        })
-    }
-
-    fn hunt<B: Copy + Sync, C: Default + AddAssign + Send>(
-        all: &[(B, &'static str)],
-        seeds: u64,
-        only: Option<&str>,
-        one: impl Fn(B, u64) -> anyhow::Result<Outcome<C>> + Sync,
-    ) -> anyhow::Result<()> {
-        let mut missed = Vec::new();
-        for (bug, name) in all.iter().filter(|(_, name)| only.is_none_or(|only| only == *name)) {
-            let result = sweep(0..seeds, false, |seed| one(*bug, seed), |_| {});
-            let found = result.broken.len();
-            match result.broken.first() {
-                None => missed.push(*name),
-                Some((seed, violation)) => println!(
-                    "{name}: found by {found} of {seeds} seeds, first by seed {seed}: {}",
-                    violation.promise
-                ),
-            }
-            let mut by_promise = BTreeMap::<_, u64>::new();
-            for (_, violation) in &result.broken {
-                *by_promise.entry(violation.promise).or_default() += 1;
-            }
-            for (promise, count) in by_promise {
-                println!("    {count} by \"{promise}\"");
-            }
-            if let Some(error) = result.error {
-                println!("    the simulation stopped: {error}");
-            }
-        }
-        if !missed.is_empty() {
-            bail!("not found within {seeds} seeds: {}", missed.join(", "));
-        }
-        Ok(())
-    }
-}
-
-#[cfg(not(feature = "planted-bugs"))]
-mod bugs {
-    use anyhow::bail;
-
-    pub(super) fn quorum(_: u64, _: Option<&str>) -> anyhow::Result<()> {
-        bail!("the bugs are not compiled in: add --features planted-bugs")
-    }
-
-    pub(super) fn replica(seeds: u64, only: Option<&str>) -> anyhow::Result<()> {
-        quorum(seeds, only)
     }
 }

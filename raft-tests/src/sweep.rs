@@ -1,5 +1,5 @@
 //! Many seeds, on all cores.
-#![allow(clippy::print_stderr)] // A panic has no other way out.
+#![expect(clippy::print_stderr, reason = "a panic has no other way out")]
 
 use std::{
     cell::Cell,

@@ -1,10 +1,6 @@
 //! A slice of the seeds of the replicas' simulation, for every change.
 
-use raft_tests::{
-    Trace,
-    replica::{Options, run},
-    sweep::sweep,
-};
+use raft_tests::{Options, Trace, replica::run, sweep::sweep};
 
 #[test]
 fn every_promise_holds_over_many_seeds() {

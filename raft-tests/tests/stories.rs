@@ -1,5 +1,5 @@
 //! The stories of `golden/`, as they are written there.
-#![allow(clippy::unwrap_used)] // Also in what the tests share.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use std::path::PathBuf;
 

@@ -7,7 +7,7 @@ use std::{
 
 use ottla::{
     base::{LeaderEpoch, Offset},
-    metadata::Partition,
+    metadata::{MetadataImage, Partition},
 };
 
 use super::host::{At, Host, Stored};
@@ -182,9 +182,15 @@ impl Checker {
     }
 
     /// Whoever may be elected holds what is committed.
-    pub(super) fn in_sync(&self, partition: &Partition, hosts: &[Host]) -> Checked {
+    pub(super) fn in_sync(
+        &self,
+        image: &MetadataImage,
+        partition: &Partition,
+        hosts: &[Host],
+    ) -> Checked {
         let end = self.committed_end();
-        for host in hosts {
+        // That a disk is another one is not known before its node says so.
+        for host in hosts.iter().filter(|host| host.has_its_disk(image)) {
             let is_in_sync = partition.isr.contains(&host.node);
             let is_eligible = partition.eligible_leader_replicas.contains(&host.node);
             promise!(
@@ -209,8 +215,8 @@ impl Checker {
         Ok(())
     }
 
-    /// At the end: what was acknowledged or seen is there, in `log`, which is what one replica holds
-    /// for committed.
+    /// At the end: what was acknowledged or seen is there, in `log`, which is what one replica
+    /// holds for committed.
     pub(super) fn kept(&self, between: Range<Offset>, log: &[Stored]) -> Checked {
         let held: BTreeMap<Offset, u64> = log.iter().map(|s| (s.base, s.body)).collect();
         let from = between.start.max(self.deleted).min(between.end);

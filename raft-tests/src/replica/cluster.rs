@@ -1,5 +1,6 @@
-//! The controller and the metadata: the production controller's core, as one node that every question
-//! reaches or not. How a quorum agrees on what it decides is the other simulation's matter.
+//! The controller and the metadata: the production controller's core, as one node that every
+//! question reaches or not. How a quorum agrees on what it decides is the other simulation's
+//! matter.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +12,10 @@ use ottla::{
     protocol::{
         StrBytes,
         messages::{
-            BrokerHeartbeatRequest, BrokerId, BrokerRegistrationRequest, CreateTopicsRequest,
-            IncrementalAlterConfigsRequest, TopicName,
+            AlterPartitionReassignmentsRequest, BrokerHeartbeatRequest, BrokerId,
+            BrokerRegistrationRequest, CreateTopicsRequest, IncrementalAlterConfigsRequest,
+            TopicName,
+            alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic},
             broker_registration_request::{Feature, Listener},
             create_topics_request::{
                 CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
@@ -24,6 +27,7 @@ use ottla::{
 use rand::rngs::SmallRng;
 use uuid::Uuid;
 
+use super::host::Host;
 use crate::sim::node::cluster_id;
 
 /// The topic whose partition is simulated.
@@ -41,26 +45,28 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster of registered brokers 1 to `nodes`, each in its first life, and a partition with a
-    /// replica on every one.
-    pub(super) fn new(nodes: u32, min_isr: usize, rng: &mut SmallRng) -> anyhow::Result<Self> {
+    /// A cluster of registered brokers, each in its first life, and a partition with a replica on
+    /// the first `replicas` of them.
+    pub(super) fn new(
+        hosts: &[Host],
+        replicas: usize,
+        min_isr: usize,
+        rng: &mut SmallRng,
+    ) -> anyhow::Result<Self> {
         let bootstrap = features::bootstrap(cluster_id());
         let image = MetadataImage::default().apply(1, &bootstrap).0;
         let partition = TopicPartition { topic: Default::default(), partition: PartitionIndex(0) };
         let controller = Controller::activate(config(), &image, 0);
         let mut cluster = Self { controller, images: vec![image], partition };
-        for node in 1..=nodes {
-            cluster.decide(registration(NodeId(node), incarnation(NodeId(node), 1), None), 0, rng);
-            let epoch = cluster.broker_epoch(NodeId(node)).context("a broker has registered")?;
-            cluster.decide(
-                cluster.heartbeat(NodeId(node), epoch, cluster.version(), false),
-                0,
-                rng,
-            );
+        for host in hosts {
+            let node = host.node;
+            cluster.decide(registration(host, incarnation(node, 1)), 0, rng);
+            let epoch = cluster.broker_epoch(node).context("a broker has registered")?;
+            cluster.decide(cluster.heartbeat(node, epoch, cluster.version(), false), 0, rng);
         }
         let assignment = CreatableReplicaAssignment::default()
             .with_partition_index(0)
-            .with_broker_ids((1..=nodes as i32).map(BrokerId).collect());
+            .with_broker_ids((1..=replicas as i32).map(BrokerId).collect());
         let config = CreatableTopicConfig::default()
             .with_name(MIN_ISR.into())
             .with_value(Some(min_isr.to_string().into()));
@@ -151,8 +157,8 @@ pub(super) fn incarnation(node: NodeId, life: u64) -> Uuid {
     Uuid::from_u128(u128::from(life) << 32 | u128::from(node.0))
 }
 
-/// A node registers; `clean` is the registration under which it stopped in order.
-pub(super) fn registration(node: NodeId, incarnation: Uuid, clean: Option<BrokerEpoch>) -> Request {
+/// A node registers, with the registration under which it stopped in order, if it did.
+pub(super) fn registration(host: &Host, incarnation: Uuid) -> Request {
     let listener = Listener::default()
         .with_name("PLAINTEXT".into())
         .with_host("localhost".into())
@@ -165,14 +171,28 @@ pub(super) fn registration(node: NodeId, incarnation: Uuid, clean: Option<Broker
     });
     let cluster_id = cluster_id().to_string();
     let request = BrokerRegistrationRequest::default()
-        .with_broker_id(BrokerId(node.wire()))
+        .with_broker_id(BrokerId(host.node.wire()))
         .with_cluster_id(StrBytes::from_string(cluster_id))
         .with_incarnation_id(incarnation)
         .with_listeners(vec![listener])
         .with_features(supported.collect())
-        .with_log_dirs(vec![Uuid::from_u128(1_000 + u128::from(node.0))])
-        .with_previous_broker_epoch(clean.map_or(-1, |epoch| epoch.0));
+        .with_log_dirs(vec![host.directory_id()])
+        .with_previous_broker_epoch(host.clean.map_or(-1, |epoch| epoch.0));
     Request::BrokerRegistration(request)
+}
+
+/// Somebody has the partition move to `target`, or cancels that.
+pub(super) fn reassign(target: Option<&[NodeId]>) -> Request {
+    let brokers = |target: &[NodeId]| target.iter().map(|node| BrokerId(node.wire())).collect();
+    let partition =
+        ReassignablePartition::default().with_partition_index(0).with_replicas(target.map(brokers));
+    let topic = ReassignableTopic::default()
+        .with_name(TopicName(TOPIC.into()))
+        .with_partitions(vec![partition]);
+    let request = AlterPartitionReassignmentsRequest::default()
+        .with_allow_replication_factor_change(true)
+        .with_topics(vec![topic]);
+    Request::AlterPartitionReassignments(request)
 }
 
 /// Somebody sets `min.insync.replicas`.

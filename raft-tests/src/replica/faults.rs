@@ -1,8 +1,16 @@
 //! What goes wrong, and when.
 
-use rand::RngExt as _;
+use ottla::{
+    base::{NodeId, Offset},
+    controller::Response,
+    log::SimDir,
+};
+use rand::{RngExt as _, seq::SliceRandom as _};
 
-use super::{Event, Failure, Sim, host::Life};
+use super::{
+    Event, Failure, Sim, cluster,
+    host::{Host, Life},
+};
 
 impl Sim {
     pub(super) fn fault(&mut self) -> Result<(), Failure> {
@@ -11,7 +19,7 @@ impl Sim {
         }
         let hosts = self.hosts.len();
         let host = self.rng.random_range(0..hosts);
-        match self.rng.random_range(0..20) {
+        match self.rng.random_range(0..24) {
             0..=2 => self.crash_for(host, 2_500),
             3 => {
                 self.counts.blackouts += 1;
@@ -32,6 +40,8 @@ impl Sim {
             16 => self.delete_records()?,
             17 => self.change_min_isr(),
             18 => self.sever_of(host),
+            19..=21 => self.reassign(),
+            22 => self.lose_disk(host),
             _ => self.checkpoint(host),
         }
         let pause_ms = self.rng.random_range(30..800);
@@ -45,8 +55,8 @@ impl Sim {
         self.at(down_ms, Event::Restart(host));
     }
 
-    /// Ends the node's life: its process is killed, or its power fails, where acknowledging waits for
-    /// the disk.
+    /// Ends the node's life: its process is killed, or its power fails, where acknowledging waits
+    /// for the disk.
     pub(super) fn crash(&mut self, host: usize) {
         let is_power_cut = self.is_strict && self.rng.random_bool(0.7);
         let seed = self.rng.random();
@@ -62,6 +72,64 @@ impl Sim {
         self.counts.crashes += 1;
         self.say(|| format!("node {} crashes, power cut: {is_power_cut}", host + 1));
         self.sever_of(host);
+    }
+
+    /// The node's disk is replaced by an empty one, where that is not the only one that is sure to
+    /// hold what was committed.
+    fn lose_disk(&mut self, host: usize) {
+        let image = self.cluster.newest();
+        let Some(partition) = image.partition(self.cluster.partition) else { return };
+        let holds = |other: &&Host| {
+            let node = other.node;
+            let counts =
+                partition.isr.contains(&node) || partition.eligible_leader_replicas.contains(&node);
+            let stays =
+                node != self.hosts[host].node && !partition.removing_replicas.contains(&node);
+            counts && stays && other.has_its_disk(image)
+        };
+        if !self.hosts.iter().any(|other| holds(&other)) {
+            return;
+        }
+        self.crash(host);
+        let this = &mut self.hosts[host];
+        this.disk = SimDir::new();
+        // Where it may have been stopped in order, which only the former disk knows.
+        this.clean = None;
+        this.disks += 1;
+        this.lost_life = this.lives;
+        this.holds = Offset::ZERO;
+        self.counts.lost_disks += 1;
+        self.say(|| format!("node {} gets an empty disk", host + 1));
+        let down_ms = self.rng.random_range(1..2_500);
+        self.at(down_ms, Event::Restart(host));
+    }
+
+    /// Somebody has the partition move to other nodes, to more or to fewer, or cancels that.
+    fn reassign(&mut self) {
+        let image = self.cluster.newest();
+        let Some(partition) = image.partition(self.cluster.partition) else { return };
+        // Who trusts a replica alone that has lost its disk, before anybody could know, has lost.
+        let is_hollow =
+            |host: &Host| partition.replicas.contains(&host.node) && !host.has_its_disk(image);
+        if self.hosts.iter().any(is_hollow) {
+            return;
+        }
+        let is_cancelled = partition.is_reassigning() && self.rng.random_bool(0.5);
+        let mut target: Vec<NodeId> = self.hosts.iter().map(|host| host.node).collect();
+        target.shuffle(&mut self.rng);
+        target.truncate(self.rng.random_range(1..=target.len()));
+        let request = cluster::reassign((!is_cancelled).then_some(&*target));
+        let response = self.cluster.decide(request, self.now_ms, &mut self.rng);
+        let Response::AlterPartitionReassignments(response) = response else { return };
+        let mut partitions = response.responses.iter().flat_map(|topic| &topic.partitions);
+        if partitions.any(|partition| partition.error_code == 0) {
+            self.counts.cancelled += u64::from(is_cancelled);
+            self.counts.reassigned += u64::from(!is_cancelled);
+            self.say(|| match is_cancelled {
+                true => "the reassignment is cancelled".to_owned(),
+                false => format!("the partition is to move to {target:?}"),
+            });
+        }
     }
 
     /// The node is asked to stop in order.
@@ -115,7 +183,7 @@ impl Sim {
             let known = [(life.log.name().to_owned(), life.high_watermark)].into();
             // A disk that fails is not part of these runs.
             let _ = life.directory.checkpoint();
-            let _ = life.directory.checkpoint_high_watermarks(&known);
+            let _ = life.directory.checkpoint_high_watermarks(|| known);
         }
     }
 

@@ -5,11 +5,14 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::anyhow;
 use bytes::Bytes;
 use ottla::{
-    base::{BrokerEpoch, LeaderEpoch, NodeId, Offset, TopicPartition},
+    base::{BrokerEpoch, DirectoryId, LeaderEpoch, NodeId, Offset, TopicPartition},
     log::{Log, LogConfig, LogDirectory, SimDir},
+    metadata::MetadataImage,
     protocol::batch::Batches,
     replication::{follower::Follower, leader::Leader, subscription::Session},
 };
+
+use uuid::Uuid;
 
 use super::cluster::TOPIC;
 use crate::machine::digest_of;
@@ -27,6 +30,10 @@ pub(super) struct At {
 pub(super) struct Host {
     pub(super) node: NodeId,
     pub(super) disk: SimDir,
+    /// How often the disk was replaced by an empty one.
+    pub(super) disks: u64,
+    /// The last life that the former disk had.
+    pub(super) lost_life: u64,
     /// None while it is down.
     pub(super) life: Option<Life>,
     /// Tells the events of one life from those of another.
@@ -104,6 +111,8 @@ impl Host {
         Self {
             node,
             disk: SimDir::new(),
+            disks: 0,
+            lost_life: 0,
             life: None,
             lives: 0,
             sessions: 0,
@@ -117,9 +126,7 @@ impl Host {
     /// Starts from what the disk holds.
     pub(super) fn start(&mut self, partition: TopicPartition, now_ms: u64) -> anyhow::Result<()> {
         self.lives += 1;
-        let config =
-            LogConfig { segment_bytes: 1_500, index_interval_bytes: 300, ..LogConfig::default() };
-        let (config, wall_ms) = (Arc::new(config), WALL_MS + now_ms as i64);
+        let (config, wall_ms) = (log_config(), WALL_MS + now_ms as i64);
         let directory = LogDirectory::open(Arc::new(self.disk.clone()))?;
         let name = format!("{TOPIC}-0");
         if directory.found().contains(&name) {
@@ -142,6 +149,34 @@ impl Host {
         Ok(())
     }
 
+    /// The log directory's id, by which the controller tells a new disk from the old one.
+    pub(super) fn directory_id(&self) -> Uuid {
+        Uuid::from_u128(u128::from(self.disks) << 64 | 1_000 | u128::from(self.node.0))
+    }
+
+    /// Whether what the controller has registered is the disk that the node has.
+    pub(super) fn has_its_disk(&self, image: &MetadataImage) -> bool {
+        let id = DirectoryId(self.directory_id());
+        image.broker(self.node).is_some_and(|broker| broker.directories.contains(&id))
+    }
+
+    /// The node holds no replica any more: its log is deleted. An empty one stands for none.
+    pub(super) fn delete_log(
+        &mut self,
+        partition: TopicPartition,
+        now_ms: u64,
+    ) -> anyhow::Result<bool> {
+        let Some(life) = &mut self.life else { return Ok(false) };
+        if life.log.log_end_offset() == Offset::ZERO {
+            return Ok(false);
+        }
+        let (index, wall_ms) = (partition.partition, WALL_MS + now_ms as i64);
+        life.directory.delete(TOPIC, index)?;
+        life.log = life.directory.create(TOPIC, index, partition.topic, log_config(), wall_ms)?;
+        life.high_watermark = Offset::ZERO;
+        Ok(true)
+    }
+
     pub(super) const fn here(&self, host: usize) -> At {
         At { host, life: self.lives }
     }
@@ -159,6 +194,12 @@ impl Host {
             _ => None,
         }
     }
+}
+
+fn log_config() -> Arc<LogConfig> {
+    let config =
+        LogConfig { segment_bytes: 1_500, index_interval_bytes: 300, ..LogConfig::default() };
+    Arc::new(config)
 }
 
 /// Whole batches of a log from `from` on, of at most `max_bytes` or one; none at the end.

@@ -1,23 +1,23 @@
 //! A simulation of the replicas of one partition.
 //!
-//! One seed gives one run: the production cores of leader and follower over production logs on simulated
-//! disks, the frames of the production wire, and the production controller's core. Disks lose and tear
-//! what was not synced; connections break, with frames that arrive late; questions to the controller
-//! are lost, doubled and late; nodes are cut off, paused, killed, stopped in order, or lose power, one or
-//! all at once; controllers change; records are deleted and `min.insync.replicas` is changed. After every
-//! event `check` holds the run against the promises; at the end everything heals, and the replicas
-//! must be in sync, equal, and take writes.
+//! One seed gives one run: the production cores of leader and follower over production logs on
+//! simulated disks, the frames of the production wire, and the production controller's core. Disks
+//! lose and tear what was not synced; connections break, with frames that arrive late; questions to
+//! the controller are lost, doubled and late; nodes are cut off, paused, killed, stopped in order,
+//! or lose power, one or all at once; controllers change; records are deleted and
+//! `min.insync.replicas` is changed. After every event `check` holds the run against the promises;
+//! at the end everything heals, and the replicas must be in sync, equal, and take writes.
 //!
-//! In most runs an acknowledgement waits for the disk. In the others it does not, and then processes
-//! are killed, but no power fails: what an acknowledgement is worth then is Kafka's promise, and another
-//! one.
+//! In most runs an acknowledgement waits for the disk. In the others it does not, and then
+//! processes are killed, but no power fails: what an acknowledgement is worth then is Kafka's
+//! promise, and another one.
 
 mod check;
 mod clients;
 mod cluster;
+mod counts;
 mod faults;
 mod host;
-mod outcome;
 mod roles;
 mod streams;
 
@@ -28,14 +28,15 @@ use std::{
 
 use bytes::Bytes;
 use ottla::{
-    base::{BrokerEpoch, LeaderEpoch, NodeId, Offset},
+    base::{BrokerEpoch, LeaderEpoch, NodeId, Offset, PartitionEpoch},
     controller::{Request, Response},
+    metadata::Partition,
     protocol::ResponseError,
-    replication::{isr_request, leader::AlterError},
+    replication::{Bug, isr_request, leader::AlterError},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
-pub use self::outcome::{Counts, Options};
+pub use self::counts::Counts;
 use self::{
     check::Checker,
     cluster::Cluster,
@@ -43,7 +44,7 @@ use self::{
     streams::Connection,
 };
 use crate::{
-    Outcome, Trace,
+    Options, Outcome, Trace,
     check::Violation,
     heap::Heap,
     machine::digest_of,
@@ -87,7 +88,7 @@ enum Event {
 
 /// The whole simulated cluster.
 struct Sim {
-    options: Options,
+    options: Options<Bug>,
     rng: SmallRng,
     now_ms: u64,
     heap: Heap<Event>,
@@ -106,6 +107,8 @@ struct Sim {
     touched: BTreeSet<usize>,
     digest: u64,
     trace: Vec<String>,
+    /// The partition epoch that the trace has shown last.
+    traced_epoch: Option<PartitionEpoch>,
     counts: Counts,
     faults: bool,
     healed_ms: u64,
@@ -116,7 +119,7 @@ struct Sim {
 ///
 /// # Errors
 /// Where the simulation itself fails; a broken promise is part of the outcome.
-pub fn run(options: Options) -> anyhow::Result<Outcome<Counts>> {
+pub fn run(options: Options<Bug>) -> anyhow::Result<Outcome<Counts>> {
     let mut sim = Sim::new(options)?;
     let violation = match sim.all() {
         Ok(()) => None,
@@ -134,17 +137,20 @@ pub fn run(options: Options) -> anyhow::Result<Outcome<Counts>> {
 }
 
 impl Sim {
-    fn new(options: Options) -> anyhow::Result<Self> {
+    fn new(options: Options<Bug>) -> anyhow::Result<Self> {
         let mut rng = SmallRng::seed_from_u64(options.seed);
         let nodes = options.nodes.unwrap_or_else(|| [1, 2, 3, 3, 3, 4][rng.random_range(0..6)]);
+        let spare = [0, 0, 1, 1, 2][rng.random_range(0..5)];
+        let hosts: Vec<Host> =
+            (1..=nodes + spare).map(|node| Host::new(NodeId(node as u32))).collect();
         let min_isr = rng.random_range(1..=nodes.min(3));
-        let cluster = Cluster::new(nodes as u32, min_isr, &mut rng)?;
+        let cluster = Cluster::new(&hosts, nodes, min_isr, &mut rng)?;
         let faults_ms = rng.random_range(1_000..8_000);
         let mut sim = Self {
             options,
             now_ms: 0,
             heap: Heap::default(),
-            hosts: (1..=nodes as u32).map(|node| Host::new(NodeId(node))).collect(),
+            hosts,
             cluster,
             network: Network::new(1..6),
             connections: BTreeMap::new(),
@@ -157,12 +163,13 @@ impl Sim {
             touched: BTreeSet::new(),
             digest: 0,
             trace: Vec::new(),
+            traced_epoch: None,
             counts: Counts::default(),
             faults: true,
             healed_ms: 0,
             acknowledged_at_heal: 0,
         };
-        for host in 0..nodes {
+        for host in 0..nodes + spare {
             sim.at(0, Event::Restart(host));
         }
         sim.at(50, Event::Expire);
@@ -183,11 +190,15 @@ impl Sim {
             let is_look = matches!(event, Event::Look);
             self.note(&event);
             self.handle(event)?;
+            self.say_partition();
             self.settle()?;
             if is_look {
                 match self.converged()? {
                     Ok(()) => break,
                     Err(violation) if self.now_ms >= self.healed_ms + RECOVERY_MS => {
+                        if self.is_leaderless()? {
+                            return Ok(());
+                        }
                         return Err(violation.into());
                     }
                     Err(_) => self.at(250, Event::Look),
@@ -215,38 +226,64 @@ impl Sim {
             self.serve(host)?;
         }
         if let Some(partition) = self.cluster.newest().partition(self.cluster.partition) {
-            self.checker.in_sync(partition, &self.hosts)?;
+            self.checker.in_sync(self.cluster.newest(), partition, &self.hosts)?;
         }
         Ok(())
     }
 
-    /// After healing: everybody in sync, the logs equal to their ends, and new writes acknowledged.
+    /// After healing: no reassignment under way, everybody in sync, the logs equal to their ends,
+    /// and new writes acknowledged.
     fn converged(&self) -> anyhow::Result<Result<(), Violation>> {
         let broken = |promise, detail| Ok(Err(Violation { promise, detail }));
-        let partition = self.cluster.newest().partition(self.cluster.partition);
-        let in_sync = partition.map_or(0, |partition| partition.isr.len());
-        if in_sync != self.hosts.len() {
+        let Some(partition) = self.cluster.newest().partition(self.cluster.partition) else {
+            return broken("a partition is not lost", String::new());
+        };
+        if partition.is_reassigning() {
+            return broken("a healed reassignment ends", format!("{partition:?}"));
+        }
+        if partition.isr.len() != partition.replicas.len() {
             return broken("a healed partition has all replicas in sync", format!("{partition:?}"));
         }
         if self.checker.acknowledged_count() < self.acknowledged_at_heal + 5 {
             let detail = format!("{} writes", self.checker.acknowledged_count());
             return broken("a healed partition takes writes", detail);
         }
-        let lives: Vec<&Life> = self.hosts.iter().filter_map(|host| host.life.as_ref()).collect();
+        let holders = self.hosts.iter().filter(|host| partition.replicas.contains(&host.node));
+        let lives: Vec<&Life> = holders.filter_map(|host| host.life.as_ref()).collect();
         let start = lives.iter().map(|life| life.log.log_start_offset()).max();
         let end = lives.iter().map(|life| life.high_watermark).min();
         let (start, end) = (start.unwrap_or_default(), end.unwrap_or_default());
         let far = lives.iter().any(|life| life.log.log_end_offset().since(end) > 40);
+        if lives.len() != partition.replicas.len() || far {
+            return broken("a healed partition commits what it holds", format!("until {end}"));
+        }
         let first = host::read_all(&lives[0].log, start, end)?;
         for life in &lives[1..] {
             if host::read_all(&life.log, start, end)? != first {
                 return broken("healed replicas are equal", format!("{start} to {end}"));
             }
         }
-        if lives.len() != self.hosts.len() || far {
-            return broken("a healed partition commits what it holds", format!("until {end}"));
-        }
         Ok(Ok(()))
+    }
+
+    /// Whether nobody may lead any more, as the last one in sync came back with an empty disk, and
+    /// it is for an operator to choose whom to trust.
+    ///
+    /// # Errors
+    /// Where nobody has what was committed.
+    fn is_leaderless(&mut self) -> Result<bool, Failure> {
+        let partition = self.cluster.newest().partition(self.cluster.partition);
+        let has_leader = partition.is_none_or(|partition| partition.leader.is_some());
+        if self.counts.lost_disks == 0 || has_leader {
+            return Ok(false);
+        }
+        let end = self.checker.committed_end();
+        if !self.hosts.iter().any(|host| host.holds >= end) {
+            let promise = "what was committed is held by somebody";
+            return Err(Violation { promise, detail: format!("until {end}") }.into());
+        }
+        self.counts.leaderless += 1;
+        Ok(true)
     }
 
     fn life(&mut self, at: At) -> Option<&mut Life> {
@@ -273,11 +310,33 @@ impl Sim {
         }
     }
 
+    /// Adds what the controller has made of the partition to the trace.
+    fn say_partition(&mut self) {
+        if self.options.trace == Trace::None {
+            return;
+        }
+        let Some(partition) = self.cluster.newest().partition(self.cluster.partition) else {
+            return;
+        };
+        let partition = partition.clone();
+        if self.traced_epoch.replace(partition.partition_epoch) != Some(partition.partition_epoch) {
+            let Partition { replicas, isr, leader, .. } = &*partition;
+            let (elr, known) = (&partition.eligible_leader_replicas, &partition.last_known_elr);
+            let (adding, removing) = (&partition.adding_replicas, &partition.removing_replicas);
+            let text = format!(
+                "partition epoch {}: leader {leader:?}, replicas {replicas:?}, isr {isr:?}, elr \
+                 {elr:?}, last known {known:?}, adding {adding:?}, removing {removing:?}",
+                partition.partition_epoch
+            );
+            self.say(|| text);
+        }
+    }
+
     fn handle(&mut self, event: Event) -> Result<(), Failure> {
         let whose = self.whose(&event);
         let paused = whose.and_then(|at| self.life(at)).map(|life| life.paused_until_ms);
         if let Some(until_ms) = paused.filter(|until_ms| *until_ms > self.now_ms) {
-            self.heap.push(until_ms, event);
+            self.heap.put_off(until_ms, event);
             return Ok(());
         }
         match event {
@@ -319,18 +378,32 @@ impl Sim {
         let (partition, now_ms) = (self.cluster.partition, self.now_ms);
         self.hosts[host].start(partition, now_ms)?;
         self.say(|| format!("node {} starts", host + 1));
+        self.delete_stray(host)?;
         let here = self.hosts[host].here(host);
         self.at(1, Event::Beat(here));
         self.touched.insert(host);
         Ok(())
     }
 
+    /// Deletes the log of a node that holds no replica, as far as it has heard.
+    fn delete_stray(&mut self, host: usize) -> Result<bool, Failure> {
+        let (node, version) = (self.hosts[host].node, self.hosts[host].version);
+        let partition = self.cluster.image(version).partition(self.cluster.partition);
+        // The images from before the topic say nothing of it.
+        if partition.is_none_or(|partition| partition.replicas.contains(&node)) {
+            return Ok(false);
+        }
+        self.rest(host);
+        if self.hosts[host].delete_log(self.cluster.partition, self.now_ms)? {
+            self.counts.removed += 1;
+            self.say(|| format!("node {} deletes its log", host + 1));
+        }
+        Ok(true)
+    }
+
     /// A node registers, or shows that it lives, or asks whether it may go.
     fn beat(&mut self, at: At) -> Result<(), Failure> {
-        let (node, version, clean) = {
-            let host = &self.hosts[at.host];
-            (host.node, host.version, host.clean)
-        };
+        let (node, version) = (self.hosts[at.host].node, self.hosts[at.host].version);
         let now_ms = self.now_ms;
         let Some(life) = self.life(at) else { return Ok(()) };
         let (broker_epoch, stops_ms) = (life.broker_epoch, life.stops_ms);
@@ -344,7 +417,7 @@ impl Sim {
         let (question, request) = match broker_epoch {
             None => {
                 let incarnation = cluster::incarnation(node, at.life);
-                (Question::Register, cluster::registration(node, incarnation, clean))
+                (Question::Register, cluster::registration(&self.hosts[at.host], incarnation))
             }
             Some(epoch) => {
                 let request = self.cluster.heartbeat(node, epoch, version, stops_ms.is_some());
@@ -366,6 +439,11 @@ impl Sim {
     }
 
     fn asked(&mut self, at: At, question: Question, request: Request) {
+        // A disk is lost after all that its node had said was heard, or never will be: else its
+        // last question could make it the only one in sync.
+        if matches!(question, Question::Isr(..)) && at.life <= self.hosts[at.host].lost_life {
+            return;
+        }
         let response = self.cluster.decide(request, self.now_ms, &mut self.rng);
         let controller = self.hosts.len();
         let delays = self.network.route(&mut self.rng, controller, at.host);

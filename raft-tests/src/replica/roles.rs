@@ -24,6 +24,9 @@ use super::{
 impl Sim {
     /// Takes up the role that the node's metadata gives it.
     pub(super) fn take_role(&mut self, host: usize) -> Result<(), Failure> {
+        if self.delete_stray(host)? {
+            return Ok(());
+        }
         let (node, version) = (self.hosts[host].node, self.hosts[host].version);
         let image = self.cluster.image(version).clone();
         let Some(life) = &self.hosts[host].life else { return Ok(()) };
@@ -138,20 +141,13 @@ impl Sim {
     fn leader_config(&self, host: usize) -> LeaderConfig {
         let mut config = LeaderConfig::new(self.hosts[host].node);
         config.replica_lag_time_max_ms = self.lag_ms;
-        #[cfg(feature = "planted-bugs")]
-        {
-            config.bug = self.options.bug;
-        }
+        config.bug = self.options.bug;
         config
     }
 
-    #[cfg_attr(not(feature = "planted-bugs"), allow(unused_mut))]
     fn follower_config(&self) -> FollowerConfig {
         let mut config = FollowerConfig::new(if self.is_strict { 1 } else { 1_000 });
-        #[cfg(feature = "planted-bugs")]
-        {
-            config.bug = self.options.bug;
-        }
+        config.bug = self.options.bug;
         config
     }
 
@@ -208,7 +204,8 @@ impl Sim {
         }
         if let Some((asked, broker_epoch)) = asked.zip(broker_epoch) {
             self.say(|| format!("node {} asks for {asked:?}", host + 1));
-            let request = isr_request::request(node, broker_epoch, self.cluster.partition, &asked);
+            let questions = [(self.cluster.partition, &asked)];
+            let request = isr_request::request(node, broker_epoch, &questions);
             let question = Question::Isr(asked.leader_epoch, asked.number);
             self.ask(here, question, Request::AlterPartition(request));
             self.at(250, Event::Unanswered(here, asked.leader_epoch, asked.number));
@@ -355,7 +352,8 @@ impl Sim {
 /// A partition's registration as its leader acts on it.
 fn registration(image: &MetadataImage, partition: &Partition) -> Registration {
     let active = |node: &NodeId| -> Option<(NodeId, BrokerEpoch)> {
-        image.broker(*node).filter(|b| b.is_active()).map(|broker| (*node, broker.epoch))
+        let broker = image.broker(*node).filter(|broker| partition.is_active_on(broker))?;
+        Some((*node, broker.epoch))
     };
     Registration {
         leader_epoch: partition.leader_epoch,

@@ -175,6 +175,8 @@ impl Sim {
                     leading.core.handle_unsubscribed(from, session, now_ms);
                 }
             }
+            // Nothing is throttled here.
+            Request::Credit(..) => {}
         }
         Ok(())
     }
@@ -196,6 +198,7 @@ impl Sim {
             Reply::Close(session, refusal) => {
                 following.core.handle_closed(session, Some(refusal), now_ms);
             }
+            Reply::Ask(_) => {}
         }
         Ok(())
     }

@@ -2,11 +2,11 @@
 
 mod admin;
 mod clients;
+mod counts;
 mod disk;
 mod faults;
 pub(crate) mod network;
 pub(crate) mod node;
-mod outcome;
 mod script;
 mod traffic;
 
@@ -18,18 +18,19 @@ use std::{
 
 use ottla::quorum::{
     Configuration,
-    core::{Fetch, SnapshotWanted},
+    core::{Bug, Fetch, SnapshotWanted},
     raftpb::{Message, StateRole},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
-pub use self::outcome::{Counts, Options, Outcome, Trace};
+pub use self::counts::Counts;
 use self::{
     admin::Wanted,
     network::Network,
     node::{Image, Life, Node, Tuning, member},
 };
 use crate::{
+    Options, Outcome, Trace,
     check::{Checker, Violation},
     heap::Heap,
     linear::History,
@@ -81,7 +82,7 @@ struct Pace {
 
 /// The whole simulated cluster.
 pub(crate) struct Sim {
-    options: Options,
+    options: Options<Bug>,
     rng: SmallRng,
     now_ms: u64,
     heap: Heap<Event>,
@@ -113,7 +114,7 @@ pub(crate) struct Sim {
 ///
 /// # Errors
 /// Where the simulation itself fails; a broken promise is part of the outcome.
-pub fn run(options: Options) -> anyhow::Result<Outcome<Counts>> {
+pub fn run(options: Options<Bug>) -> anyhow::Result<Outcome<Counts>> {
     let mut sim = Sim::random(options)?;
     let violation = match sim.all() {
         Ok(()) => None,
@@ -143,7 +144,7 @@ impl From<anyhow::Error> for Failure {
 
 impl Sim {
     /// A cluster to which things happen by chance.
-    fn random(options: Options) -> anyhow::Result<Self> {
+    fn random(options: Options<Bug>) -> anyhow::Result<Self> {
         let mut rng = SmallRng::seed_from_u64(options.seed);
         let voters = options.nodes.unwrap_or_else(|| [1, 3, 3, 5][rng.random_range(0..4)]);
         let spare = rng.random_range(0..3);
@@ -184,7 +185,7 @@ impl Sim {
     }
 
     fn new(
-        options: Options,
+        options: Options<Bug>,
         rng: SmallRng,
         pace: Pace,
         network: Network,
@@ -391,11 +392,7 @@ impl Sim {
         if self.nodes[host].life.is_some() || self.nodes[host].peer_id.is_none() {
             return Ok(());
         }
-        let tuning = Tuning {
-            seed: self.rng.random(),
-            #[cfg(feature = "planted-bugs")]
-            bug: self.options.bug,
-        };
+        let tuning = Tuning { seed: self.rng.random(), bug: self.options.bug };
         self.nodes[host].start(tuning)?;
         self.checker.started(&self.nodes[host])?;
         self.say(|| format!("node {} starts", host + 1));

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use imbl::OrdMap;
 use ottla::{
-    base::{ClusterId, DirectoryId, NodeId},
+    base::{ClusterId, DirectoryId, NodeId, Planted},
     quorum::{
         Configuration, Core, CoreConfig, Identity, MemStore, Member, Store as _,
-        core::Apply,
+        core::{Apply, Bug},
         raftpb::Entry,
         store::{Applied, Point},
     },
@@ -79,8 +79,7 @@ pub(crate) struct Life {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tuning {
     pub(crate) seed: u64,
-    #[cfg(feature = "planted-bugs")]
-    pub(crate) bug: Option<ottla::quorum::core::Bug>,
+    pub(crate) bug: Planted<Bug>,
 }
 
 impl Tuning {
@@ -90,10 +89,7 @@ impl Tuning {
         config.message_max_bytes = 300;
         config.inflight_messages_max = 4;
         config.caught_up_max_entries = 10;
-        #[cfg(feature = "planted-bugs")]
-        {
-            config.bug = self.bug;
-        }
+        config.bug = self.bug;
         config
     }
 }
