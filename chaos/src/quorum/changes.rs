@@ -1,4 +1,5 @@
-//! Metadata changes without end: topics with names of their own, made and deleted through each node.
+//! Metadata changes without end: topics with names of their own, made and deleted through each
+//! node.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 

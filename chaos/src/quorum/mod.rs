@@ -1,12 +1,13 @@
-//! A cluster of real processes whose quorum's leader is killed or paused, or whose voters change, while
-//! topics are made and deleted through every node.
+//! A cluster of real processes whose quorum's leader is killed or paused, or whose voters change,
+//! while topics are made and deleted through every node.
 //!
-//! Checked: no acknowledged change is lost, none is applied twice, and each node lists in the end what
-//! it should. Measured: how long nobody gets a change acknowledged.
+//! Checked: no acknowledged change is lost, none is applied twice, and each node lists in the end
+//! what it should. Measured: how long nobody gets a change acknowledged.
 
 mod changes;
+pub mod learner;
+pub mod lost;
 mod model;
-mod nodes;
 
 use std::{collections::BTreeMap, io, path::PathBuf, time::Duration};
 
@@ -20,11 +21,12 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use self::{
-    changes::{REQUEST_TIMEOUT, Shared, Writer},
-    nodes::{LOOK, Nodes, PATIENCE},
+use self::changes::{REQUEST_TIMEOUT, Shared, Writer};
+pub use self::model::Broken;
+use crate::{
+    figures::Figures,
+    nodes::{LOOK, Nodes, NodesError, PATIENCE},
 };
-pub use self::{model::Broken, nodes::NodesError};
 
 /// How many changes each node has under way.
 const WRITERS: u32 = 2;
@@ -34,7 +36,7 @@ const REST: Duration = Duration::from_millis(1_500);
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct QuorumConfig {
-    /// The program; see [`crate::live::binary`].
+    /// The program; see [`crate::kill::binary`].
     pub binary: PathBuf,
     /// Where the nodes keep their data and output.
     pub directory: PathBuf,
@@ -89,29 +91,6 @@ pub struct Round {
     pub gap_ms: u64,
     /// When that held for each of the other nodes.
     pub all_ms: u64,
-}
-
-/// How long something took over several rounds.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Figures {
-    /// How many there were.
-    pub count: usize,
-    /// Half took no longer.
-    pub median_ms: u64,
-    /// 99 of 100 took no longer.
-    pub p99_ms: u64,
-    /// None took longer.
-    pub worst_ms: u64,
-}
-
-impl Figures {
-    /// None where there is nothing.
-    fn of(mut gaps_ms: Vec<u64>) -> Option<Self> {
-        gaps_ms.sort_unstable();
-        let count = gaps_ms.len();
-        let at = |percent: usize| gaps_ms.get((count * percent).div_ceil(100).checked_sub(1)?);
-        Some(Self { count, median_ms: *at(50)?, p99_ms: *at(99)?, worst_ms: *at(100)? })
-    }
 }
 
 /// One step of growing or shrinking.
@@ -401,7 +380,8 @@ impl Run {
             run.acknowledged(begun, &[node]).await.map(drop)
         };
         self.step(format!("start node {node}"), starting, progress).await?;
-        let adding = async |run: &mut Self| Ok(run.nodes.change_voters(node, "add", node).await?);
+        let adding =
+            async |run: &mut Self| Ok(run.nodes.change_voters(node, "add", node, PATIENCE).await?);
         self.step(format!("add voter {node}"), adding, progress).await
     }
 
@@ -411,8 +391,9 @@ impl Run {
         progress: &mut impl FnMut(String),
     ) -> Result<(), QuorumError> {
         let through = self.nodes.running().filter(|other| *other != node).last().unwrap_or(node);
-        let removing =
-            async |run: &mut Self| Ok(run.nodes.change_voters(through, "remove", node).await?);
+        let removing = async |run: &mut Self| {
+            Ok(run.nodes.change_voters(through, "remove", node, PATIENCE).await?)
+        };
         self.step(format!("remove voter {node}"), removing, progress).await?;
         let stopping = async |run: &mut Self| Ok(run.nodes.stop(node).await?);
         self.step(format!("stop node {node}"), stopping, progress).await

@@ -1,8 +1,10 @@
-//! A whole node under a simulated network, simulated disks and virtual time, crashed as a seed says.
+//! A whole node under a simulated network, simulated disks and virtual time, crashed as a seed
+//! says.
 //!
 //! A crash is a power cut (unsynced writes are lost, kept or torn) or the death of the process
 //! (nothing written is lost). The seed decides everything; nothing else does.
 
+pub mod cluster;
 mod net;
 mod trace;
 
@@ -31,7 +33,8 @@ pub use self::{
     trace::Trace,
 };
 use crate::{
-    history::{Summary, Violation},
+    check::{Anomaly, check},
+    history::Summary,
     load::{Load, Shared},
 };
 
@@ -69,7 +72,7 @@ pub struct Report {
     /// How much was checked.
     pub summary: Summary,
     /// What does not hold.
-    pub violations: Vec<Violation>,
+    pub anomalies: Vec<Anomaly>,
     /// Why the run did not end as it should, where it did not.
     pub broken: Option<String>,
     /// Everything that happened, packets included.
@@ -82,7 +85,7 @@ impl Report {
     /// Whether everything holds.
     #[must_use]
     pub fn holds(&self) -> bool {
-        self.broken.is_none() && self.violations.is_empty()
+        self.broken.is_none() && self.anomalies.is_empty()
     }
 }
 
@@ -112,11 +115,9 @@ impl Machine {
     async fn live(self) -> turmoil::Result {
         let draw = || self.seeds.lock().random::<u64>();
         let (seed, log_io, quorum_io) = (draw(), draw(), draw());
-        let elapsed = turmoil::sim_elapsed().unwrap_or_default();
-        let now_ms = EPOCH_MS + u64::try_from(elapsed.as_millis())?;
         let fatal = Arc::clone(&self.fatal);
         let seams = Seams {
-            clock: TokioClock::starting_at(i64::try_from(now_ms)?),
+            clock: TokioClock::starting_at(now_ms()),
             directories: vec![Arc::new(self.dir.clone())],
             store: Arc::clone(&self.store) as _,
             log_io: Blocking::simulated(log_io, SLOWEST_DISK),
@@ -140,6 +141,12 @@ impl Machine {
         self.dir.crash(rng.random());
         self.store.crash(rng.random_range(0..=self.store.unsynced()));
     }
+}
+
+/// The wall clock of a simulated host.
+fn now_ms() -> i64 {
+    let elapsed = turmoil::sim_elapsed().unwrap_or_default();
+    i64::try_from(u128::from(EPOCH_MS) + elapsed.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Runs one seed to its end.
@@ -170,6 +177,8 @@ fn run_captured(config: SimConfig, trace: Trace) -> anyhow::Result<Report> {
     let load = Load {
         topic: "numbers".to_owned(),
         partitions: 3,
+        replication_factor: 1,
+        min_insync_replicas: 1,
         compression: compression(&mut rng),
         pause: Duration::from_millis(8),
         filling_bytes: 6_000,
@@ -187,16 +196,16 @@ fn run_captured(config: SimConfig, trace: Trace) -> anyhow::Result<Report> {
             load.create_topic(&writer).await?;
             info!("the topic is made");
             created.send_replace(true);
-            load.write(&writer, &history, stopped).await;
+            load.write(1, &writer, &history, stopped).await;
             info!("everything is written");
-            Ok(load.read(&writer, &history).await?)
+            Ok(load.read(3, &writer, &history).await?)
         }
     });
     sim.client("consumer", {
         let (load, history, mut is_created) = (load, history.clone(), is_created);
         async move {
             is_created.wait_for(|created| *created).await?;
-            load.consume(&consumer, &history, stopped).await;
+            load.consume(2, &consumer, &history, stopped).await;
             Ok(())
         }
     });
@@ -206,8 +215,8 @@ fn run_captured(config: SimConfig, trace: Trace) -> anyhow::Result<Report> {
     drop(sim);
     let history = history.lock();
     Ok(Report {
-        summary: history.summary(),
-        violations: history.check(),
+        summary: Summary::of(history.ops()),
+        anomalies: check(history.ops()),
         broken: machine.fatal.lock().take().or(broken.map(|error| error.to_string())),
         trace,
         took,

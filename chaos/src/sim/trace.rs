@@ -17,6 +17,9 @@ use tracing_subscriber::{
 /// Which events count: all packets, and what the node and this suite tell. The Raft library tells
 /// of the election timeouts that it draws unseeded, which the quorum's core then replaces.
 const EVENTS: &str = "off,turmoil=trace,ottla=debug,ottla::quorum::raft=info,chaos=debug";
+/// The same where nodes talk to each other: turmoil would tell what is in their packets, which is
+/// encrypted, and so never the same.
+const EVENTS_OF_NODES: &str = "off,ottla=debug,ottla::quorum::raft=info,chaos=debug";
 
 /// A trace. Clones share it.
 #[derive(Clone, Default)]
@@ -60,8 +63,17 @@ impl Trace {
 
     /// Runs `run` on this thread and writes down what happens meanwhile.
     pub fn capture<T>(self, run: impl FnOnce() -> T) -> T {
+        self.capture_events(EVENTS, run)
+    }
+
+    /// The same for nodes that encrypt what they tell each other.
+    pub fn capture_nodes<T>(self, run: impl FnOnce() -> T) -> T {
+        self.capture_events(EVENTS_OF_NODES, run)
+    }
+
+    fn capture_events<T>(self, events: &str, run: impl FnOnce() -> T) -> T {
         let subscriber = tracing_subscriber::fmt()
-            .with_env_filter(EnvFilter::new(EVENTS))
+            .with_env_filter(EnvFilter::new(events))
             .with_ansi(false)
             .with_timer(VirtualTime)
             .with_writer(self)

@@ -28,7 +28,8 @@ use tokio::{
 };
 
 use crate::{
-    history::{Summary, Violation},
+    check::{Anomaly, check},
+    history::Summary,
     load::{Load, Shared},
 };
 
@@ -54,7 +55,7 @@ pub struct Report {
     /// How much was checked.
     pub summary: Summary,
     /// What does not hold.
-    pub violations: Vec<Violation>,
+    pub anomalies: Vec<Anomaly>,
 }
 
 /// Why a run could not be finished.
@@ -127,6 +128,8 @@ pub async fn run(
     let load = Load {
         topic: "numbers".to_owned(),
         partitions: 3,
+        replication_factor: 1,
+        min_insync_replicas: 1,
         compression: Compression::Lz4,
         pause: Duration::from_millis(2),
         filling_bytes: 2_000,
@@ -139,11 +142,11 @@ pub async fn run(
     let writing = tokio::spawn({
         let (load, client, history, stopped) =
             (load.clone(), client.clone(), history.clone(), stopped.clone());
-        async move { load.write(&client, &history, stopped).await }
+        async move { load.write(1, &client, &history, stopped).await }
     });
     let consuming = tokio::spawn({
         let (load, client, history) = (load.clone(), client.clone(), history.clone());
-        async move { load.consume(&client, &history, stopped).await }
+        async move { load.consume(2, &client, &history, stopped).await }
     });
     for round in 1..=config.rounds {
         time::sleep(Duration::from_millis(rng.random_range(50..=1_200))).await;
@@ -168,13 +171,13 @@ pub async fn run(
     stop.send_replace(true);
     for task in [writing, consuming] {
         if let Err(error) = task.await {
-            history.lock().fail(Violation::Consumer(error.to_string()));
+            history.lock().failed(0, &error);
         }
     }
-    load.read(&client, &history).await?;
+    load.read(3, &client, &history).await?;
     terminate(&mut child).await?;
     let history = history.lock();
-    Ok(Report { summary: history.summary(), violations: history.check() })
+    Ok(Report { summary: Summary::of(history.ops()), anomalies: check(history.ops()) })
 }
 
 struct Program {
