@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What scripts/quickstart and scripts/test share. Sourced, not run.
+# What the scripts share. Sourced, not run.
 #
 # Whatever takes long is kept in a cache outside of the clone, so that a second run, also from
 # another clone, is quick: RocksDB built once, cargo's target directory, a Python environment, npm
@@ -180,8 +180,43 @@ stop_node() {
   NODE_PID=
 }
 
-# free_port [COUNT]: the first of so many ports in a row that nothing listens on now, below the range
-# that the system hands out by itself.
+# configure_kafka NODES DIRECTORY: settings for that many nodes of Apache Kafka on free ports, each
+# broker and controller, in DIRECTORY/kafka-N.properties, and formats their directories beside them.
+# Beyond what makes them a cluster, all is Kafka's default. Sets KAFKA, their bootstrap servers.
+configure_kafka() {
+  local nodes=$1 dir=$2 first controller voters='' node cluster_id properties
+  local tool=(java -cp "$KAFKA_LIB/*" kafka.tools.StorageTool)
+  first=$(free_port "$nodes") controller=$(free_port "$nodes") KAFKA=
+  cluster_id=$("${tool[@]}" random-uuid)
+  for node in $(seq "$nodes"); do
+    voters+=${voters:+,}$node@127.0.0.1:$((controller + node - 1))
+    KAFKA+=${KAFKA:+,}127.0.0.1:$((first + node - 1))
+  done
+  for node in $(seq "$nodes"); do
+    properties=$dir/kafka-$node.properties
+    cat >"$properties" <<PROPERTIES
+process.roles=broker,controller
+node.id=$node
+controller.quorum.voters=$voters
+listeners=PLAINTEXT://127.0.0.1:$((first + node - 1)),CONTROLLER://127.0.0.1:$((controller + node - 1))
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+log.dirs=$dir/kafka-$node
+offsets.topic.replication.factor=$nodes
+PROPERTIES
+    "${tool[@]}" format -t "$cluster_id" -c "$properties" >"$dir/kafka.out" 2>&1
+  done
+}
+
+# kafka_command HEAP PROPERTIES: the words that run a node of Kafka, with the settings of its own
+# start script but for the heap.
+kafka_command() {
+  echo java -server "-Xms$1" "-Xmx$1" -XX:+UseG1GC -XX:MaxGCPauseMillis=20 \
+    -XX:InitiatingHeapOccupancyPercent=35 -cp "$KAFKA_LIB/*" kafka.Kafka "$2"
+}
+
+# free_port [COUNT]: the first of so many ports in a row that nothing listens on now, below the
+# range that the system hands out by itself.
 free_port() {
   local port next
   while :; do
