@@ -2,7 +2,7 @@
 
 use std::{fmt, io, sync::Arc};
 
-use crate::base::{Offset, ProducerEpoch, ProducerId};
+use crate::base::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 
 /// What was asked of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +94,14 @@ pub enum Damage {
         found: Offset,
         /// The lowest that would be right.
         expected: Offset,
+    },
+    /// A batch of an earlier leader epoch than the one before it.
+    #[error("a batch of leader epoch {found} where {expected} or more was due")]
+    Epoch {
+        /// Its leader epoch.
+        found: LeaderEpoch,
+        /// The lowest that would be right.
+        expected: LeaderEpoch,
     },
     /// The file ends within a batch.
     #[error("the file ends within a batch")]

@@ -25,6 +25,7 @@ mod error;
 mod header;
 mod index;
 mod moves;
+mod order;
 mod output;
 mod partition;
 mod producers;

@@ -25,6 +25,7 @@ use super::{
     epochs::Epochs,
     error::{Damage, LogError, Operation},
     header::{self, EndMarker},
+    order,
     partition::{Log, State},
     producers::{Origin, Producers, Staged},
     scan::{Found, Scan, ScanFailure},
@@ -377,10 +378,14 @@ impl<'a> Opening<'a> {
         let segment = Segment::empty(self.disk, self.name, base);
         segment.reset(self.disk)?;
         let file = segment.file(self.disk, Kind::Log)?;
+        let wrong = order::first_wrong(base, Scan::new(Arc::clone(&file), 0, len), &self.epochs);
         let mut scan = Scan::new(Arc::clone(&file), 0, len);
         let limits = Log::limits(self.config);
         self.end = self.end.max(base);
         let failure = loop {
+            if wrong.as_ref().is_some_and(|(at, _)| u64::from(segment.size_bytes()) == *at) {
+                break wrong;
+            }
             let (header, body) = match scan.next_batch() {
                 Ok(Some((found, bytes))) => {
                     let marker = found.header.is_control();

@@ -6,6 +6,7 @@ mod cut;
 mod kafka_tool;
 mod lifecycle;
 mod moves;
+mod rot;
 
 use std::sync::Arc;
 
