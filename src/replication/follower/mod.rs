@@ -132,9 +132,13 @@ pub struct Follower {
 
 impl Follower {
     /// A replica that begins to follow.
+    ///
+    /// Whoever has it follow knows all that was decided before this process was registered. So the
+    /// leader's epoch is not before any in which the log was written, and where the log says
+    /// otherwise, it is damaged there.
     #[must_use]
     pub fn new(config: FollowerConfig, log: &dyn LogView, start: Start, now_ms: u64) -> Self {
-        Self {
+        let mut follower = Self {
             config,
             broker_epoch: start.broker_epoch,
             leader_epoch: start.leader_epoch,
@@ -149,7 +153,13 @@ impl Follower {
             flush: None,
             flushes: 0,
             actions: VecDeque::new(),
+        };
+        if follower.last_epoch > follower.leader_epoch {
+            let sound = log.end_of_epoch(follower.leader_epoch);
+            let end = sound.map_or_else(|| log.log_start_offset(), |(_, end)| end);
+            follower.cut(Action::Truncate(end.min(follower.log_end_offset)));
         }
+        follower
     }
 
     /// The epoch of the leader that it follows.

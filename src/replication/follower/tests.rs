@@ -97,6 +97,24 @@ fn it_cuts_its_log_until_the_leader_agrees() {
 }
 
 #[test]
+fn an_epoch_that_no_leader_has_had_is_cut_off() {
+    let mut log = Epochs { start: 0, end: 9, starts: vec![(0, 0), (1, 4), (3 + 16, 8)] };
+    let start = Start {
+        flushed: Offset(9),
+        high_watermark: Offset(9),
+        broker_epoch: BrokerEpoch(8),
+        leader_epoch: EPOCH,
+    };
+    let mut follower = Follower::new(FollowerConfig::new(1), &log, start, 0);
+    assert_eq!(actions(&mut follower, 1), [Action::Truncate(Offset(8))]);
+    log.end = 8;
+    log.starts.pop();
+    follower.handle_cut(&log, 2);
+    let asked = actions(&mut follower, 2);
+    assert!(matches!(asked[..], [Action::Subscribe(Subscribe { last_epoch: LeaderEpoch(1), .. })]));
+}
+
+#[test]
 fn it_acknowledges_what_it_has_flushed() {
     let (mut follower, _, session) = following(5, 1);
     let acknowledge = |end| Action::Acknowledge { session, end: Offset(end) };

@@ -240,7 +240,12 @@ impl Partition {
         broker_epoch: BrokerEpoch,
         from_ms: u64,
     ) {
-        inner.flushed = self.log().recovery_point();
+        let log = self.log();
+        if let Some(epoch) = log.latest_epoch().filter(|epoch| *epoch > leader_epoch) {
+            let log = log.name();
+            error!(log, %epoch, %leader_epoch, "the log ends in an epoch that no leader has had: cut it there");
+        }
+        inner.flushed = log.recovery_point();
         let start = follower::Start {
             flushed: inner.flushed,
             high_watermark: inner.high_watermark,
@@ -250,7 +255,7 @@ impl Partition {
         let bug = Planted::of_process(&Bug::ALL);
         let config = FollowerConfig { bug, ..FollowerConfig::new(inner.config.flush_messages) };
         inner.role = Role::Following(Box::new(Following {
-            core: Follower::new(config, &*self.log(), start, from_ms),
+            core: Follower::new(config, &*log, start, from_ms),
             leader,
             broker_epoch,
             class: StreamClass::Replica,
