@@ -25,6 +25,8 @@ use crate::{
     scenario::{Fault, Scenario, Step},
 };
 
+/// When a log directory's replicas begin anew elsewhere; sooner than an operator would have it.
+pub(crate) const REPLACED_AFTER_MS: &str = "3000";
 /// How long a certificate lasts that is about to end.
 const ENDS_AFTER: Duration = Duration::from_secs(3);
 /// How long a node may take to start on a disk that is damaged, and a voter to be removed.
@@ -34,8 +36,10 @@ const STARTS: Duration = Duration::from_secs(15);
 const VOTES_AGAIN: Duration = Duration::from_secs(3);
 /// How long a fault that needs all replicas is put off until they are in sync.
 const IN_SYNC: Duration = Duration::from_secs(5);
-/// How long a node may take to join, or to become a voter again.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a node may take to join, to become a voter again, or to be emptied.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Why a node that everything lies on is not emptied.
+pub(crate) const NO_ROOM: &str = "decommission: no other node could take what a node has";
 /// How often something is looked at again.
 const LOOK: Duration = Duration::from_millis(20);
 

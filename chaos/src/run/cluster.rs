@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{RunError, TOPIC, monitor::Monitor};
 use crate::{
-    drive::{Backend, Disks, Leads, Links, VoterChange},
+    drive::{Backend, Disks, Leads, Links, NO_ROOM, VoterChange},
     nodes::{LOOK, Nodes, NodesError, PATIENCE},
     replicas,
     scenario::{Fault, Files},
@@ -67,6 +67,9 @@ impl Backend for Processes {
     }
 
     fn cannot(&self, fault: Fault) -> Option<String> {
+        if fault == Fault::Decommission && i64::from(self.factor) >= i64::from(self.count) {
+            return Some(NO_ROOM.to_owned());
+        }
         self.no_disks.clone().filter(|_| fault.needs_disks())
     }
 

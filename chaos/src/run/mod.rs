@@ -32,7 +32,7 @@ use crate::{
     check::{Anomaly, Kind, check},
     clock::Clocks,
     disk::Disks,
-    drive::{Done, Driver},
+    drive::{Done, Driver, REPLACED_AFTER_MS},
     history::{Op, Summary},
     load::{Clients, Load, Shared},
     network::{Network, NetworkError, NetworkKind},
@@ -53,8 +53,6 @@ const BEFORE: Duration = Duration::from_secs(2);
 /// How soon after the last fault all partitions must take writes again. A client that was cut off
 /// waits for as long as its request takes to time out.
 const WRITTEN_AGAIN: Duration = Duration::from_secs(15);
-/// When a log directory's replicas begin anew elsewhere; sooner than an operator would have it.
-const REPLACED_AFTER_MS: &str = "3000";
 /// How long a client waits for an answer before it asks elsewhere.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Who reads everything in the end, in the history.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use ottla::{
     base::PartitionIndex,
     client::{Client, ClientConfig, Compression},
-    log::{Dir as _, Open},
+    log::{Dir as _, Open, SimDir},
 };
 use parking_lot::Mutex;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -19,7 +19,7 @@ use tracing::info;
 use super::{
     ClusterConfig, World,
     machines::Machines,
-    seat::{Disks, KAFKA_PORT, host},
+    seat::{KAFKA_PORT, host},
 };
 use crate::{
     check::{Anomaly, Kind, check, unread},
@@ -87,7 +87,8 @@ impl Course {
             started_ms: i64::try_from(EPOCH_MS)?,
             seed: rng.random(),
         };
-        let machines = Machines::new(world, StdRng::seed_from_u64(rng.random()));
+        let machines =
+            Machines::new(world, config.replication_factor, StdRng::seed_from_u64(rng.random()));
         Ok(Self {
             machines,
             scenario: config.scenario.clone(),
@@ -113,6 +114,8 @@ impl Course {
 
     async fn go(&mut self) -> std::result::Result<(), Anomaly> {
         let client = self.client(COMES_UP)?;
+        let operator = self.client(COMES_UP)?;
+        self.machines.operates_through(operator);
         let failed = |what: &str, error: &dyn std::fmt::Display| {
             Anomaly::of_cluster(Kind::Unavailable, format!("{what}: {error}"))
         };
@@ -253,7 +256,7 @@ impl Course {
         let topic = image.topic_by_name(TOPIC)?;
         topic.partitions.iter().find_map(|(index, partition)| {
             let mut replicas = partition.replicas.iter().map(|node| {
-                let bytes = bytes_of(&self.machines.world.seat(node.0).disks(), *index);
+                let bytes = bytes_of(&self.machines.world.seat(node.0).working_disks(), *index);
                 (node.0, bytes)
             });
             let (first, expected) = replicas.next()?;
@@ -276,10 +279,10 @@ impl Course {
 }
 
 /// All segments of a replica, one after the other.
-fn bytes_of(disks: &Disks, partition: PartitionIndex) -> Vec<u8> {
+fn bytes_of(disks: &[SimDir], partition: PartitionIndex) -> Vec<u8> {
     let name = format!("{TOPIC}-{partition}");
     let mut all = Vec::new();
-    for dir in &disks.logs {
+    for dir in disks {
         for entry in dir.list(&name).unwrap_or_default() {
             if !entry.name.ends_with(".log") {
                 continue;

@@ -3,6 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use ottla::{
+    base::NodeId,
+    client::{Client, ConfigChange},
     log::{Dir as _, SimDir, SimFault, SimOperation},
     metadata::MetadataImage,
 };
@@ -17,13 +19,15 @@ use super::{
 use crate::{
     check::{Anomaly, Kind},
     disk,
-    drive::{Backend, Disks, Leads, Links, VoterChange},
+    drive::{Backend, Disks, Leads, Links, NO_ROOM, PATIENCE, VoterChange},
     network::CLIENTS,
     scenario::{Fault, Files},
 };
 
 /// How long a node may take to end in order.
 const STOPS: Duration = Duration::from_secs(30);
+/// Has a broker be emptied of replicas.
+const DRAIN: &str = "ottla.broker.drain";
 /// How often it is seen whether what was asked of the simulation is done.
 const LOOK: Duration = Duration::from_millis(1);
 /// The system's number of an I/O error.
@@ -35,13 +39,23 @@ pub(super) struct Machines {
     /// The links to clients that are cut.
     cut: BTreeSet<(u32, u32)>,
     disks: Disks,
+    /// On how many nodes a partition is.
+    factor: i16,
+    /// Whoever runs the cluster, once somebody does.
+    operator: Option<Client>,
     /// What a power cut leaves where a scenario does not ask for torn writes.
     rng: StdRng,
 }
 
 impl Machines {
-    pub(super) fn new(world: Arc<World>, rng: StdRng) -> Self {
-        Self { world, cut: BTreeSet::new(), disks: Disks::new(), rng }
+    pub(super) fn new(world: Arc<World>, factor: i16, rng: StdRng) -> Self {
+        let (cut, disks) = (BTreeSet::new(), Disks::new());
+        Self { world, cut, disks, factor, operator: None, rng }
+    }
+
+    /// What needs a client is done through this one from now on.
+    pub(super) fn operates_through(&mut self, client: Client) {
+        self.operator = Some(client);
     }
 
     fn seat(&self, node: u32) -> &Seat {
@@ -79,8 +93,9 @@ impl Backend for Machines {
         let why = match fault {
             Fault::Pause => "a simulated node cannot stand still without ending",
             Fault::Corrupt { files: Files::Metadata } => "the simulated store is no bytes",
-            Fault::ExpireCertificate => "simulated nodes read their certificates once",
-            Fault::Decommission => "a simulated cluster has no command line",
+            Fault::Decommission if self.factor as usize >= self.world.seats.len() => {
+                return Some(NO_ROOM.to_owned());
+            }
             Fault::ChangeVersion => "a simulation has one version",
             _ => return None,
         };
@@ -231,10 +246,13 @@ impl Backend for Machines {
 
     async fn renew_certificate(
         &mut self,
-        _node: u32,
-        _ends: Option<Duration>,
+        node: u32,
+        ends: Option<Duration>,
     ) -> Result<(), Anomaly> {
-        Ok(())
+        self.seat(node).renew_certificate(ends).map_err(|error| {
+            let says = format!("node {node} cannot be given another certificate: {error}");
+            Anomaly::of_cluster(Kind::NodeFailed, says)
+        })
     }
 
     async fn change_voter(
@@ -255,7 +273,25 @@ impl Backend for Machines {
         })
     }
 
-    async fn decommission(&mut self, _node: u32, _cancel: bool) -> Result<(), Anomaly> {
+    async fn decommission(&mut self, node: u32, cancel: bool) -> Result<(), Anomaly> {
+        let Some(client) = &self.operator else { return Ok(()) };
+        let drain = match cancel {
+            false => ConfigChange::Set(DRAIN.to_owned(), "true".to_owned()),
+            true => ConfigChange::Unset(DRAIN.to_owned()),
+        };
+        let changed = client.alter_broker_anywhere(node as i32, &[drain]).await;
+        changed.map_err(|error| {
+            let says = format!("node {node} cannot be drained: {error}");
+            Anomaly::of_cluster(Kind::Unavailable, says)
+        })?;
+        let asked = Instant::now();
+        let holds = |image: Arc<MetadataImage>| image.partitions_of(NodeId(node)).next().is_some();
+        while !cancel && self.image().is_none_or(holds) {
+            if asked.elapsed() > PATIENCE {
+                return Err(self.too_late("that a node is emptied"));
+            }
+            sleep(LOOK).await;
+        }
         Ok(())
     }
 

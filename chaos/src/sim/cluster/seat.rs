@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
@@ -12,7 +13,7 @@ use std::{
 use ottla::{
     api::Published,
     base::{Blocking, Clock, FurtherDelay, NodeId, TokioClock},
-    cert::Files,
+    cert::{self, CertError, NewNode},
     cluster::{VotersChange, VotersError},
     config::NodeConfig,
     log::{Dir, SimDir},
@@ -20,6 +21,7 @@ use ottla::{
     node::{Beginning, ClusterSeams, Node, Operator, READINESS, Seams},
     observability::{Readiness, Registry},
     quorum::{self, MemStore},
+    replication::Partitions,
 };
 use parking_lot::Mutex;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -30,7 +32,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Command, Commands,
+    Command, Commands, DAY_MS, MADE_MS,
     links::{Links, SimResolver, SimUdp},
 };
 use crate::{
@@ -43,6 +45,8 @@ pub(super) const KAFKA_PORT: u16 = 9092;
 pub(super) const CLUSTER_PORT: u16 = 9192;
 /// The slowest simulated access to a disk, before and after the access itself.
 const SLOWEST_DISK: Duration = Duration::from_millis(4);
+/// How often a node looks for a new certificate.
+const RENEWED: Duration = Duration::from_secs(1);
 /// How often whoever founds the cluster tries.
 const FOUNDING: Duration = Duration::from_millis(100);
 
@@ -66,6 +70,7 @@ pub(super) enum Life {
 #[derive(Clone)]
 struct Window {
     published: Published,
+    partitions: Arc<Partitions>,
     quorum: quorum::Handle<MetadataImage>,
 }
 
@@ -73,7 +78,7 @@ struct Window {
 pub(super) struct Seat {
     pub(super) node: u32,
     config: Arc<NodeConfig>,
-    certificate: Files,
+    certificate: Certificate,
     links: Links,
     disks: Mutex<Disks>,
     /// Seeds of the node's lives, one after another.
@@ -97,6 +102,48 @@ pub(super) struct Seat {
     skew_ms: Arc<AtomicI64>,
     /// What the node is asked to ask its cluster for, while it lives.
     asks: Mutex<Option<mpsc::UnboundedSender<Ask>>>,
+}
+
+/// A machine's certificate, and how it gets another.
+struct Certificate {
+    new: NewNode,
+    files: cert::Files,
+}
+
+impl Certificate {
+    /// How long one lasts that is not about to end.
+    const DAYS: u32 = 30;
+
+    fn new(node: u32, pki: &Path) -> Result<Self, CertError> {
+        let new = NewNode {
+            ca: PathBuf::from(pki),
+            directory: pki.join(host(node)),
+            node_id: NodeId(node),
+            hosts: Vec::new(),
+            days: Self::DAYS,
+            renew: false,
+        };
+        let files = cert::new_node(&new, MADE_MS)?;
+        Ok(Self { new, files })
+    }
+
+    /// One that lasts, or ends after a while.
+    fn renew(&self, ends: Option<Duration>) -> Result<(), CertError> {
+        let mut new = NewNode { renew: true, ..self.new.clone() };
+        let mut made_ms = now_ms();
+        if let Some(after) = ends {
+            new.days = 1;
+            made_ms += i64::try_from(after.as_millis()).unwrap_or(DAY_MS) - DAY_MS;
+        }
+        cert::new_node(&new, made_ms).map(drop)
+    }
+
+    /// Has the node look for another, as a process does.
+    fn watch(&self, clock: Arc<SkewedClock>) -> cert::Watch {
+        let (files, node_id) = (self.files.clone(), self.new.node_id);
+        let config = cert::WatchConfig { files, node_id, every: RENEWED };
+        cert::Watch::new(config, clock, Blocking::inline())
+    }
 }
 
 /// A change of the voters that is asked for.
@@ -152,7 +199,7 @@ impl Seat {
     pub(super) fn new(
         node: u32,
         nodes: u32,
-        certificate: Files,
+        pki: &Path,
         (links, commands): (Links, Commands),
         settings: &BTreeMap<String, String>,
         seed: u64,
@@ -175,7 +222,7 @@ impl Seat {
         Ok(Self {
             node,
             config: Arc::new(NodeConfig::from_settings(all)?),
-            certificate,
+            certificate: Certificate::new(node, pki)?,
             links,
             disks: Mutex::new(disks),
             seeds: Mutex::new(StdRng::seed_from_u64(seed)),
@@ -204,6 +251,14 @@ impl Seat {
         let right = TokioClock::starting_at(now_ms());
         let clock = Arc::new(SkewedClock { right, skew_ms: Arc::clone(&self.skew_ms) });
         let now_ms = clock.wall_ms();
+        let credentials = match self.certificate.files.load(NodeId(self.node), now_ms) {
+            Ok(credentials) => credentials,
+            Err(error) => {
+                self.ends(format!("it does not start: {}", with_causes(&error)));
+                return std::future::pending().await;
+            }
+        };
+        let watch = self.certificate.watch(Arc::clone(&clock));
         let operator = Operator::default();
         let fatal = Arc::clone(&self);
         let (socket, _bound) = SimUdp::bind(self.node, CLUSTER_PORT, self.links.clone()).await?;
@@ -218,10 +273,10 @@ impl Seat {
             readiness: Readiness::new(READINESS),
             operator: operator.clone(),
             cluster: Some(ClusterSeams {
-                credentials: self.certificate.load(NodeId(self.node), now_ms)?,
+                credentials,
                 socket,
                 resolver: Arc::new(SimResolver),
-                watch: None,
+                watch: Some(watch),
             }),
             beginning: Beginning::Waits,
             fatal: Arc::new(move |error| fatal.ends(error.to_string())),
@@ -250,8 +305,12 @@ impl Seat {
     async fn serve(&self, node: Node) {
         info!(node = self.node, "serves");
         let context = node.context();
-        let (published, quorum) = (context.published.clone(), context.quorum.clone());
-        *self.window.lock() = Some(Window { published, quorum });
+        let window = Window {
+            published: context.published.clone(),
+            partitions: Arc::clone(&context.partitions),
+            quorum: context.quorum.clone(),
+        };
+        *self.window.lock() = Some(window);
         let mut stop = self.stop.subscribe();
         tokio::select! {
             failure = node.failed() => self.ends(failure.to_string()),
@@ -315,6 +374,11 @@ impl Seat {
         self.skew_ms.store(by_ms, Ordering::Relaxed);
     }
 
+    /// Gives it a certificate that lasts, or that ends after a while.
+    pub(super) fn renew_certificate(&self, ends: Option<Duration>) -> Result<(), CertError> {
+        self.certificate.renew(ends)
+    }
+
     /// Has the node ask for a change of the voters, on its own machine.
     pub(super) async fn change_voter(
         &self,
@@ -362,6 +426,17 @@ impl Seat {
     pub(super) fn leads_quorum(&self) -> Option<u64> {
         let status = self.window.lock().as_ref()?.quorum.status();
         status.is_leader().then_some(status.raft.term)
+    }
+
+    /// The disks that hold the logs that the node goes by: those that it has not given up.
+    pub(super) fn working_disks(&self) -> Vec<SimDir> {
+        let mut logs = self.disks().logs;
+        if let Some(window) = &*self.window.lock() {
+            let working: BTreeSet<_> =
+                window.partitions.working_directories().map(|it| it.location()).collect();
+            logs.retain(|dir| working.contains(&dir.location()));
+        }
+        logs
     }
 
     pub(super) fn disks(&self) -> Disks {
