@@ -13,7 +13,12 @@ mod shrink;
 
 use std::{collections::BTreeMap, collections::VecDeque, sync::Arc, time::Duration};
 
-use ottla::{cert, log::SimDir, metadata::records::Uuid};
+use ottla::{
+    base::NodeId,
+    cert::{self, NewNode},
+    log::SimDir,
+    metadata::records::Uuid,
+};
 use parking_lot::Mutex;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tempfile::TempDir;
@@ -35,9 +40,8 @@ use crate::{
 
 /// A run that takes longer, in virtual time, hangs.
 const LONGEST: Duration = Duration::from_secs(900);
+/// How certificates are made: valid from the day before, for longer than any run.
 const DAY_MS: i64 = 86_400_000;
-/// When the first certificates were made, and the CA: the day before any run.
-const MADE_MS: i64 = EPOCH_MS as i64 - DAY_MS;
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -108,8 +112,9 @@ struct World {
 
 impl World {
     fn new(config: &ClusterConfig, pki: &TempDir, rng: &mut StdRng) -> anyhow::Result<Arc<Self>> {
+        let made_ms = i64::try_from(EPOCH_MS)? - DAY_MS;
         let cluster_id = Uuid { high: rng.random(), low: rng.random() };
-        cert::new_ca(pki.path(), Some(cluster_id.into()), MADE_MS, None)?;
+        cert::new_ca(pki.path(), Some(cluster_id.into()), made_ms, None)?;
         let (links, commands) = (Links::new(rng.random()), Commands::default());
         let flush = if config.flush { 1 } else { i64::MAX };
         let factor = config.replication_factor.to_string();
@@ -123,8 +128,17 @@ impl World {
             settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let mut seats = Vec::new();
         for node in 1..=config.nodes {
+            let new = NewNode {
+                ca: pki.path().to_owned(),
+                directory: pki.path().join(host(node)),
+                node_id: NodeId(node),
+                hosts: Vec::new(),
+                days: 30,
+                renew: false,
+            };
+            let certificate = cert::new_node(&new, made_ms)?;
             let shared = (links.clone(), Arc::clone(&commands));
-            let seat = Seat::new(node, config.nodes, pki.path(), shared, &settings, rng.random())?;
+            let seat = Seat::new(node, config.nodes, certificate, shared, &settings, rng.random())?;
             seats.push(Arc::new(seat));
         }
         Ok(Arc::new(Self { seats, links, commands }))

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
@@ -13,7 +12,7 @@ use std::{
 use ottla::{
     api::Published,
     base::{Blocking, Clock, FurtherDelay, NodeId, TokioClock},
-    cert::{self, CertError, NewNode},
+    cert::Files,
     cluster::{VotersChange, VotersError},
     config::NodeConfig,
     log::{Dir, SimDir},
@@ -32,7 +31,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Command, Commands, DAY_MS, MADE_MS,
+    Command, Commands,
     links::{Links, SimResolver, SimUdp},
 };
 use crate::{
@@ -45,8 +44,6 @@ pub(super) const KAFKA_PORT: u16 = 9092;
 pub(super) const CLUSTER_PORT: u16 = 9192;
 /// The slowest simulated access to a disk, before and after the access itself.
 const SLOWEST_DISK: Duration = Duration::from_millis(4);
-/// How often a node looks for a new certificate.
-const RENEWED: Duration = Duration::from_secs(1);
 /// How often whoever founds the cluster tries.
 const FOUNDING: Duration = Duration::from_millis(100);
 
@@ -78,7 +75,7 @@ struct Window {
 pub(super) struct Seat {
     pub(super) node: u32,
     config: Arc<NodeConfig>,
-    certificate: Certificate,
+    certificate: Files,
     links: Links,
     disks: Mutex<Disks>,
     /// Seeds of the node's lives, one after another.
@@ -102,48 +99,6 @@ pub(super) struct Seat {
     skew_ms: Arc<AtomicI64>,
     /// What the node is asked to ask its cluster for, while it lives.
     asks: Mutex<Option<mpsc::UnboundedSender<Ask>>>,
-}
-
-/// A machine's certificate, and how it gets another.
-struct Certificate {
-    new: NewNode,
-    files: cert::Files,
-}
-
-impl Certificate {
-    /// How long one lasts that is not about to end.
-    const DAYS: u32 = 30;
-
-    fn new(node: u32, pki: &Path) -> Result<Self, CertError> {
-        let new = NewNode {
-            ca: PathBuf::from(pki),
-            directory: pki.join(host(node)),
-            node_id: NodeId(node),
-            hosts: Vec::new(),
-            days: Self::DAYS,
-            renew: false,
-        };
-        let files = cert::new_node(&new, MADE_MS)?;
-        Ok(Self { new, files })
-    }
-
-    /// One that lasts, or ends after a while.
-    fn renew(&self, ends: Option<Duration>) -> Result<(), CertError> {
-        let mut new = NewNode { renew: true, ..self.new.clone() };
-        let mut made_ms = now_ms();
-        if let Some(after) = ends {
-            new.days = 1;
-            made_ms += i64::try_from(after.as_millis()).unwrap_or(DAY_MS) - DAY_MS;
-        }
-        cert::new_node(&new, made_ms).map(drop)
-    }
-
-    /// Has the node look for another, as a process does.
-    fn watch(&self, clock: Arc<SkewedClock>) -> cert::Watch {
-        let (files, node_id) = (self.files.clone(), self.new.node_id);
-        let config = cert::WatchConfig { files, node_id, every: RENEWED };
-        cert::Watch::new(config, clock, Blocking::inline())
-    }
 }
 
 /// A change of the voters that is asked for.
@@ -199,7 +154,7 @@ impl Seat {
     pub(super) fn new(
         node: u32,
         nodes: u32,
-        pki: &Path,
+        certificate: Files,
         (links, commands): (Links, Commands),
         settings: &BTreeMap<String, String>,
         seed: u64,
@@ -222,7 +177,7 @@ impl Seat {
         Ok(Self {
             node,
             config: Arc::new(NodeConfig::from_settings(all)?),
-            certificate: Certificate::new(node, pki)?,
+            certificate,
             links,
             disks: Mutex::new(disks),
             seeds: Mutex::new(StdRng::seed_from_u64(seed)),
@@ -251,14 +206,6 @@ impl Seat {
         let right = TokioClock::starting_at(now_ms());
         let clock = Arc::new(SkewedClock { right, skew_ms: Arc::clone(&self.skew_ms) });
         let now_ms = clock.wall_ms();
-        let credentials = match self.certificate.files.load(NodeId(self.node), now_ms) {
-            Ok(credentials) => credentials,
-            Err(error) => {
-                self.ends(format!("it does not start: {}", with_causes(&error)));
-                return std::future::pending().await;
-            }
-        };
-        let watch = self.certificate.watch(Arc::clone(&clock));
         let operator = Operator::default();
         let fatal = Arc::clone(&self);
         let (socket, _bound) = SimUdp::bind(self.node, CLUSTER_PORT, self.links.clone()).await?;
@@ -273,10 +220,10 @@ impl Seat {
             readiness: Readiness::new(READINESS),
             operator: operator.clone(),
             cluster: Some(ClusterSeams {
-                credentials,
+                credentials: self.certificate.load(NodeId(self.node), now_ms)?,
                 socket,
                 resolver: Arc::new(SimResolver),
-                watch: Some(watch),
+                watch: None,
             }),
             beginning: Beginning::Waits,
             fatal: Arc::new(move |error| fatal.ends(error.to_string())),
@@ -372,11 +319,6 @@ impl Seat {
     /// How far its wall clock is off from now on.
     pub(super) fn skew(&self, by_ms: i64) {
         self.skew_ms.store(by_ms, Ordering::Relaxed);
-    }
-
-    /// Gives it a certificate that lasts, or that ends after a while.
-    pub(super) fn renew_certificate(&self, ends: Option<Duration>) -> Result<(), CertError> {
-        self.certificate.renew(ends)
     }
 
     /// Has the node ask for a change of the voters, on its own machine.
