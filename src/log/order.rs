@@ -10,13 +10,19 @@ use super::{
     error::Damage,
     scan::{Found, Scan},
 };
-use crate::base::Offset;
+use crate::base::{LeaderEpoch, Offset};
 
 /// The first batch of the segment at `base` that cannot be right, and why. Ends in silence where a header does not parse:
 /// who reads the batches meets that too.
 pub(super) fn first_wrong(base: Offset, batches: Scan, epochs: &Epochs) -> Option<(u64, Damage)> {
     let mut before: Option<Seen> = None;
     for found in batches.map_while(Result::ok) {
+        // No leader stamps a negative one, and as the first one it has none before it to fall behind.
+        if found.header.leader_epoch < LeaderEpoch(0) {
+            let epoch = found.header.leader_epoch;
+            let damage = Damage::Epoch { found: epoch, expected: LeaderEpoch(0) };
+            return Some((found.position, damage));
+        }
         let Some(last) = before else {
             let beyond_gap = (found.header.base_offset > base).then_some(found.position);
             before = Some(Seen { found, beyond_gap, begins_epoch: true });
