@@ -6,9 +6,9 @@
 //! in between. Readers that hold slices of old files go on reading them.
 //!
 //! Invariants: a log has one compaction at a time; the cleaner's checkpoint is raised after
-//! everything below it is clean on disk; the writer is held up for renames only, readers not at
-//! all. Dropping a compaction leaves at most `.cleaned` files, which the next one overwrites and
-//! the next opening of the log removes.
+//! everything below it is clean on disk; neither the writer nor readers wait for it. Dropping a
+//! compaction leaves at most `.cleaned` files, which the next one overwrites and the next opening
+//! of the log removes.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -213,7 +213,7 @@ impl Compaction {
             return Ok(self.end(0));
         };
         let aborted = {
-            let _writer = log.writer.lock();
+            let _cutting = log.cutting.lock();
             log.check_open()?;
             log.aborted_transactions(log.log_start_offset(), plan.end)?
         };
@@ -351,7 +351,7 @@ impl Compaction {
         files: [Arc<dyn File>; 4],
     ) -> Result<bool, LogError> {
         let log = Arc::clone(self.log());
-        let _writer = log.writer.lock();
+        let _cutting = log.cutting.lock();
         log.check_open()?;
         let base = fresh.base;
         let Some(at) = place_of(&log, old) else {
@@ -363,6 +363,7 @@ impl Compaction {
         fresh.pin(files);
         let fresh = Arc::new(fresh);
         {
+            let _writer = log.writer.lock();
             let mut state = log.state.write();
             state.segments.splice(at..at + old.len(), [Arc::clone(&fresh)]);
             state.generation += 1;
@@ -380,7 +381,7 @@ impl Compaction {
     /// Everything below `end` is clean on disk.
     fn finish(&mut self, end: Offset) -> Result<Step, LogError> {
         let log = Arc::clone(self.log());
-        let _writer = log.writer.lock();
+        let _cutting = log.cutting.lock();
         log.check_open()?;
         log.disk.raise_cleaner_point(&log.name, end.min(log.log_end_offset()))?;
         Ok(self.end(0))
@@ -433,7 +434,7 @@ impl Group {
 
 impl Source {
     fn open(log: &Log, segment: &Segment) -> Result<Self, LogError> {
-        let _writer = log.writer.lock();
+        let _cutting = log.cutting.lock();
         log.check_open()?;
         let scan = segment.scan(&log.disk, 0)?;
         Ok(Self { scan, path: segment.path(Kind::Log).into() })

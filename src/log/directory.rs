@@ -341,7 +341,7 @@ impl LogDirectory {
     /// Takes a log out of use and gives its directory another name.
     pub(super) fn put_away(&self, log: &Log, suffix: &str) -> Result<(), LogError> {
         // Both go by the names of files, which are about to be free.
-        let (_writer, _flushing) = (log.writer.lock(), log.flushing.lock());
+        let _halted = log.halt();
         log.discard();
         self.rename_away(&log.name, log.topic_id(), suffix)
     }

@@ -385,7 +385,7 @@ pub fn swap(
     now_ms: i64,
     publish: impl FnOnce(&Arc<Log>),
 ) -> Result<Arc<Log>, SwapError> {
-    let (_writer, _flushing) = (source.writer.lock(), source.flushing.lock());
+    let _halted = source.halt();
     source.check_open()?;
     if to.moved.lock().contains_key(&*source.key) {
         return Err(SwapError::Occupied { location: to.location() });

@@ -17,7 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::{
     checkpoint::{LEADER_EPOCHS, PARTITION_METADATA},
@@ -44,6 +44,9 @@ pub struct Log {
     pub(super) topic_id: RwLock<TopicId>,
     pub(super) disk: Arc<Disk>,
     pub(super) config: RwLock<Arc<LogConfig>>,
+    /// Whoever removes or replaces files, or goes by their names for long. Taken before `writer`,
+    /// which is not held meanwhile unless the log's end is at stake: appends do not wait for it.
+    pub(super) cutting: Mutex<()>,
     pub(super) writer: Mutex<()>,
     /// Whether a compaction runs.
     pub(super) compacting: AtomicBool,
@@ -274,10 +277,9 @@ impl Log {
         state.epochs.end_offset(epoch, state.log_end_offset)
     }
 
-    /// Notes that a leader epoch begins at the log's end. Durable with the flush of its first
+    /// Notes that a leader epoch begins at the log's end, to which nobody appends meanwhile. Durable with the flush of its first
     /// record: without any, nobody can have seen it.
     pub fn assign_epoch(&self, epoch: LeaderEpoch) {
-        let _writer = self.writer.lock();
         let mut state = self.state.write();
         let end = state.log_end_offset;
         state.epochs.assign(epoch, end);
@@ -609,7 +611,7 @@ impl Log {
     /// # Errors
     /// Where the disk fails; the next start recovers then.
     pub(super) fn finish(&self) -> Result<bool, LogError> {
-        let (_writer, _flushing) = (self.writer.lock(), self.flushing.lock());
+        let _halted = self.halt();
         self.check_open()?;
         let (active, end, untouched) = {
             let state = self.state.read();
@@ -641,6 +643,11 @@ impl Log {
     pub(super) fn finished(&self) {
         let mut state = self.state.write();
         state.recovery_point = state.log_end_offset;
+    }
+
+    /// Keeps out all who change the log or go by the names of its files.
+    pub(super) fn halt(&self) -> [MutexGuard<'_, ()>; 3] {
+        [self.cutting.lock(), self.writer.lock(), self.flushing.lock()]
     }
 
     /// Refuses everything from now on and lets go of the files: what is under way finds none by its

@@ -180,6 +180,7 @@ impl Log {
             topic_id: RwLock::new(topic_id),
             disk: Arc::clone(disk),
             config: RwLock::new(config),
+            cutting: Mutex::new(()),
             writer: Mutex::new(()),
             flushing: Mutex::new(()),
             compacting: AtomicBool::new(false),

@@ -16,7 +16,7 @@ impl Log {
     /// # Errors
     /// Where the disk fails, or the log is closed.
     pub fn truncate_to(&self, offset: Offset) -> Result<(), LogError> {
-        let _writer = self.writer.lock();
+        let (_cutting, _writer) = (self.cutting.lock(), self.writer.lock());
         self.check_open()?;
         let (segments, start, end) = {
             let state = self.state.read();
@@ -71,7 +71,7 @@ impl Log {
     /// # Errors
     /// Where the disk fails.
     pub fn truncate_fully_and_start_at(&self, offset: Offset) -> Result<(), LogError> {
-        let _writer = self.writer.lock();
+        let (_cutting, _writer) = (self.cutting.lock(), self.writer.lock());
         self.check_open()?;
         self.start_over(offset)
     }
@@ -127,7 +127,7 @@ impl Log {
     /// # Errors
     /// `OffsetOutOfRange` where `to` lies beyond `high_watermark`; else where the disk fails.
     pub fn delete_records(&self, to: Offset, high_watermark: Offset) -> Result<Offset, LogError> {
-        let _writer = self.writer.lock();
+        let _cutting = self.cutting.lock();
         self.check_open()?;
         {
             let mut state = self.state.write();
@@ -155,7 +155,8 @@ impl Log {
     /// # Errors
     /// Where the disk fails.
     pub fn apply_retention(&self, now_ms: i64, high_watermark: Offset) -> Result<usize, LogError> {
-        let _writer = self.writer.lock();
+        let _cutting = self.cutting.lock();
+        let writer = self.writer.lock();
         self.check_open()?;
         let config = self.config();
         let before = self.segment_count();
@@ -172,9 +173,8 @@ impl Log {
                 state.log_start_offset = state.log_start_offset.max(start);
             }
         }
-        let rolled = self.segment_count() - before;
-        self.remove_below_start()?;
-        Ok(before + rolled - self.segment_count())
+        drop(writer);
+        self.remove_below_start()
     }
 
     /// How many segments from the oldest on may go.
@@ -210,8 +210,9 @@ impl Log {
         expired
     }
 
-    /// Removes segments that lie wholly below the log start offset.
-    pub(super) fn remove_below_start(&self) -> Result<(), LogError> {
+    /// Removes segments that lie wholly below the log start offset; returns how many. For whoever
+    /// holds `cutting`.
+    fn remove_below_start(&self) -> Result<usize, LogError> {
         let removed = {
             let mut state = self.state.write();
             let kept_from = state.segment_at(state.log_start_offset);
@@ -231,6 +232,6 @@ impl Log {
         if !removed.is_empty() {
             self.dir_dirty.store(true, Ordering::Release);
         }
-        Ok(())
+        Ok(removed.len())
     }
 }
