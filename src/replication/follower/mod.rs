@@ -34,6 +34,10 @@ use super::{
 };
 use crate::base::{BrokerEpoch, LeaderEpoch, Offset, Planted};
 
+/// The most bytes that wait to be appended, where the log takes none: it is being cut, or moved to
+/// another directory. What comes on top is asked for again later.
+const WAITING_MAX_BYTES: usize = 8 << 20;
+
 /// How a follower is set.
 #[derive(Debug, Clone, Copy)]
 pub struct FollowerConfig {
@@ -128,6 +132,8 @@ pub struct Follower {
     flush: Option<u64>,
     flushes: u64,
     actions: VecDeque<Action>,
+    /// Bytes in `actions`.
+    waiting_bytes: usize,
 }
 
 impl Follower {
@@ -153,6 +159,7 @@ impl Follower {
             flush: None,
             flushes: 0,
             actions: VecDeque::new(),
+            waiting_bytes: 0,
         };
         if follower.last_epoch > follower.leader_epoch {
             let sound = log.end_of_epoch(follower.leader_epoch);
@@ -286,6 +293,10 @@ impl Follower {
         if self.state != State::Following(session) {
             return Ok(());
         }
+        if self.waiting_bytes > WAITING_MAX_BYTES {
+            self.leave(now_ms + self.config.retry_backoff_ms);
+            return Ok(());
+        }
         let taken = batches::check(self, from, records);
         let batches = taken.inspect_err(|_| {
             self.leave(now_ms + self.config.retry_backoff_ms);
@@ -326,7 +337,7 @@ impl Follower {
         now_ms: u64,
         next_session: impl FnOnce() -> Session,
     ) -> Option<Action> {
-        if let Some(action) = self.actions.pop_front() {
+        if let Some(action) = self.next_action() {
             return Some(action);
         }
         match self.state {
@@ -348,7 +359,15 @@ impl Follower {
                 last_epoch: self.last_epoch,
             }));
         }
-        self.actions.pop_front()
+        self.next_action()
+    }
+
+    fn next_action(&mut self) -> Option<Action> {
+        let action = self.actions.pop_front()?;
+        if let Action::Append(batches) = &action {
+            self.waiting_bytes -= size_bytes(batches);
+        }
+        Some(action)
     }
 
     fn take(&mut self, batches: batches::Checked) {
@@ -365,6 +384,7 @@ impl Follower {
         }
         self.log_end_offset = batches.end;
         self.last_epoch = batches.last_epoch;
+        self.waiting_bytes += size_bytes(&batches.parts);
         self.actions.push_back(Action::Append(batches.parts));
     }
 
@@ -410,4 +430,8 @@ impl Follower {
             State::Cutting => {}
         }
     }
+}
+
+fn size_bytes(batches: &[Bytes]) -> usize {
+    batches.iter().map(Bytes::len).sum()
 }

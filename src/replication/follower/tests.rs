@@ -37,10 +37,14 @@ fn following(end: i64, flush_messages: i64) -> (Follower, Epochs, Session) {
     (follower, log, Session(1))
 }
 
-fn batch(base_offset: i64, count: i64, epoch: i32) -> Vec<u8> {
+fn batch(base_offset: i64, count: usize, epoch: i32) -> Vec<u8> {
+    batch_of(base_offset, &vec![&b"v"[..]; count], epoch)
+}
+
+fn batch_of(base_offset: i64, values: &[&[u8]], epoch: i32) -> Vec<u8> {
     let mut builder = BatchBuilder::new(BatchOptions::default());
-    for _ in 0..count {
-        builder.push(&NewRecord { value: Some(b"v"), ..NewRecord::default() });
+    for value in values {
+        builder.push(&NewRecord { value: Some(value), ..NewRecord::default() });
     }
     let mut bytes = builder.build().unwrap().bytes().to_vec();
     bytes[..8].copy_from_slice(&base_offset.to_be_bytes());
@@ -242,6 +246,23 @@ fn the_log_start_follows_the_leaders_up_to_the_high_watermark() {
     assert_eq!(tell(4, 3), []);
     assert_eq!(tell(20, 10), [Action::RaiseLogStart(Offset(5))]);
     assert_eq!((follower.high_watermark(), follower.last_stable_offset()), (Offset(5), Offset(5)));
+}
+
+#[test]
+fn what_waits_for_the_log_is_bounded_and_the_rest_is_asked_for_again() {
+    let (mut follower, _, _) = following(9, 1);
+    let value = vec![7; WAITING_MAX_BYTES / 4];
+    for offset in 9..20 {
+        push(&mut follower, offset, batch_of(offset, &[&value], 3)).unwrap();
+    }
+    assert!(!follower.is_following());
+    let end = follower.log_end_offset();
+    let actions = actions(&mut follower, 1_000);
+    let is_append = |action: &&Action| matches!(action, Action::Append(_));
+    assert_eq!(actions.iter().filter(is_append).count(), 4);
+    assert!(actions.contains(&Action::Unsubscribe(Session(1))));
+    let Some(Action::Subscribe(again)) = actions.last() else { panic!("{actions:?}") };
+    assert_eq!((again.log_end_offset, end), (Offset(13), Offset(13)));
 }
 
 #[test]
