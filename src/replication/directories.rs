@@ -53,8 +53,8 @@ impl Partitions {
         directories.first().filter(|_| failed)?.failure()
     }
 
-    /// The replicas whose directory the controller is to be told of (KIP-858). Empty on a node
-    /// with one directory: there a replica can lie nowhere else.
+    /// The replicas whose directory the controller is to be told of (KIP-858). On a node with one
+    /// directory these are only the ones that were in another: it need not be told where else.
     #[must_use]
     pub fn misplaced(&self) -> watch::Receiver<Misplaced> {
         self.misplaced.subscribe()
@@ -161,15 +161,14 @@ impl Partitions {
 
     /// Notes which of these replicas the image has in another directory than they are in.
     pub(super) fn compare_places(&self, image: &MetadataImage, ids: &[TopicPartition]) {
-        if self.config.directories.len() == 1 {
-            return;
-        }
+        let is_only_one = self.config.directories.len() == 1;
         let node = self.config.node.node_id;
         self.misplaced.send_if_modified(|misplaced| {
             let mut changed = false;
             for id in ids {
                 let said = image.partition(*id).and_then(|partition| partition.directory(node));
                 let is = match self.lookup(*id) {
+                    _ if is_only_one && said == Some(directory::UNASSIGNED) => None,
                     Some(partition) => self.holder(&partition),
                     // Where the image names a directory, that one is known to be offline.
                     None => (said == Some(directory::UNASSIGNED)).then_some(directory::LOST),

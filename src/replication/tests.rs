@@ -301,6 +301,20 @@ async fn logs_are_found_where_they_lie_though_the_image_does_not_say() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_replica_of_a_directory_that_is_no_more_is_said_to_be_in_the_only_one() {
+    let topic = TopicId(uuid::Uuid::from_u128(7));
+    let at = TopicPartition { topic, partition: PartitionIndex(0) };
+    let image = image(topic, 2);
+    let mut gone = PartitionChangeRecord::new(at);
+    gone.directories = Some(std::iter::once(DirectoryId(uuid::Uuid::from_u128(77))).collect());
+    let batch = Batch { metadata_version: 1, records: vec![gone.into()] };
+    let image = image.apply(2, &batch).0;
+    let partitions = opened(&[SimDir::named("-a")], &image).await;
+    let misplaced = partitions.misplaced().borrow().clone();
+    assert_eq!(misplaced, [(at, DirectoryId(uuid::Uuid::from_u128(1)))].into());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_committed_is_known_after_an_orderly_end() {
     let dirs = [SimDir::named("-a"), SimDir::named("-b")];
     let partitions = opened(&dirs, &image(TopicId(uuid::Uuid::from_u128(7)), 1)).await;
