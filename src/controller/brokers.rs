@@ -334,13 +334,13 @@ impl Controller {
             let Some(partition) = image.partition(at).filter(|p| p.leader.is_none()) else {
                 continue;
             };
-            let acceptable = |node: NodeId| may_lead(&image, partition, node);
             let change = Change {
                 at,
                 partition,
                 isr: partition.isr.to_vec(),
                 unclean_shutdown: None,
-                acceptable: &acceptable,
+                image: &image,
+                barred: None,
                 prefer: false,
                 rules: rules.of(&View { image: &image, config: &self.config }, at.topic),
                 assignment: None,
@@ -366,16 +366,19 @@ impl Controller {
         let mut rules = RulesByTopic::default();
         for at in image.partitions_of(id) {
             let Some(partition) = image.partition(at) else { continue };
-            if !partition.directory(id).is_some_and(directories) {
+            let has_a_part = partition.leader == Some(id)
+                || partition.isr.contains(&id)
+                || partition.eligible_leader_replicas.contains(&id);
+            if !has_a_part || !partition.directory(id).is_some_and(directories) {
                 continue;
             }
-            let acceptable = |node: NodeId| node != id && may_lead(&image, partition, node);
             let change = Change {
                 at,
                 partition,
                 isr: partition.isr.iter().copied().filter(|node| *node != id).collect(),
                 unclean_shutdown,
-                acceptable: &acceptable,
+                image: &image,
+                barred: Some(id),
                 prefer: false,
                 rules: rules.of(&View { image: &image, config: &self.config }, at.topic),
                 assignment: None,

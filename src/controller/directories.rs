@@ -14,12 +14,7 @@ use kafka_protocol::{
 
 use crate::{
     base::{DirectoryId, NodeId, PartitionIndex, TopicId, TopicPartition},
-    controller::{
-        Decision, View,
-        brokers::{may_lead, registered},
-        draft::Draft,
-        election::Change,
-    },
+    controller::{Decision, View, brokers::registered, draft::Draft, election::Change},
     metadata::{Broker, Partition, directory, records::PartitionChangeRecord},
 };
 
@@ -79,14 +74,14 @@ fn assign_one(
     }
     let is_lost = is_named(from) && !broker.has_online(from) && has_others(partition);
     let leaves = is_lost || !broker.has_online(to);
-    let acceptable = |id: NodeId| may_lead(&image, &moved, id) && !(is_lost && id == node);
     let isr = partition.isr.iter().copied().filter(|id| !(leaves && *id == node)).collect();
     let change = Change {
         at,
         partition: &moved,
         isr,
         unclean_shutdown: leaves.then_some(node),
-        acceptable: &acceptable,
+        image: &image,
+        barred: is_lost.then_some(node),
         prefer: false,
         rules: view.at(&image).rules(&topic.name),
         assignment: None,

@@ -1,7 +1,8 @@
 //! Who leads a partition, and who may: turns a wish about the ISR into a change record.
 //!
 //! A leader that is acceptable and in sync stays. Else the first replica, in the order of
-//! assignment, that is acceptable and in sync; while nobody is in sync, one of the eligible leader
+//! assignment, that is acceptable and in sync; where only a leader in sync is left that is shutting
+//! down, it leads on until it is gone; while nobody is in sync, one of the eligible leader
 //! replicas; while there is none either, the last known leader, since it had everything that was
 //! acknowledged unless it lost its disk; and where the topic allows it, any acceptable replica.
 //! The last two are unclean: the ISR becomes the new leader alone, and it starts out recovering.
@@ -14,7 +15,7 @@
 //! with it. Where a replica leaves, the leader epoch rises, so that the leader of before stops
 //! counting on it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use kafka_protocol::{
     ResponseError,
@@ -33,7 +34,7 @@ use crate::{
         reassign::Assignment,
     },
     metadata::{
-        Partition, Topic, directory,
+        Broker, MetadataImage, Partition, Topic, directory,
         records::{LeaderChange, NodeList, PartitionChangeRecord},
     },
 };
@@ -48,8 +49,10 @@ pub(super) struct Change<'a> {
     pub(super) assignment: Option<Assignment>,
     /// A replica that may have lost its tail: out of the ISR and of the eligible leader replicas.
     pub(super) unclean_shutdown: Option<NodeId>,
-    /// Whether a broker may lead.
-    pub(super) acceptable: &'a dyn Fn(NodeId) -> bool,
+    /// What is known of the brokers.
+    pub(super) image: &'a MetadataImage,
+    /// A replica that may not lead, whatever is known of its broker.
+    pub(super) barred: Option<NodeId>,
     /// The preferred replica takes over where it may.
     pub(super) prefer: bool,
     /// What the topic is set to.
@@ -150,7 +153,9 @@ impl Change<'_> {
 
     /// The leader, and whether its election is unclean.
     fn elect(&self, target: &Assignment, isr: &[NodeId], elr: &[NodeId]) -> (Option<NodeId>, bool) {
-        let acceptable = |node: &NodeId| (self.acceptable)(*node);
+        let acceptable = |node: &NodeId| {
+            self.barred != Some(*node) && may_lead(self.image, self.partition, *node)
+        };
         let valid = |node: &NodeId| {
             acceptable(node) && (isr.contains(node) || (isr.is_empty() && elr.contains(node)))
         };
@@ -158,7 +163,8 @@ impl Change<'_> {
         let preferred = replicas().next().filter(|node| self.prefer && valid(node));
         let clean = preferred
             .or(self.partition.leader.filter(valid))
-            .or_else(|| replicas().find(|node| valid(node)));
+            .or_else(|| replicas().find(|node| valid(node)))
+            .or(self.partition.leader.filter(|node| isr.contains(node) && self.may_stay(*node)));
         if clean.is_some() {
             return (clean, false);
         }
@@ -172,6 +178,15 @@ impl Change<'_> {
         let unclean =
             last_known.filter(acceptable).or_else(|| self.rules.unclean.then(any).flatten());
         (unclean, unclean.is_some())
+    }
+
+    /// Whether a leader that is about to go may lead until it goes, as nobody else can.
+    fn may_stay(&self, leader: NodeId) -> bool {
+        let directory = self.partition.directory(leader);
+        let serves = |broker: &Arc<Broker>| {
+            !broker.fenced && directory.is_some_and(|directory| broker.has_online(directory))
+        };
+        self.barred != Some(leader) && self.image.broker(leader).is_some_and(serves)
     }
 }
 
@@ -296,13 +311,13 @@ impl Election<'_> {
         }
         let mut rules = self.rules.of(self.view, at.topic);
         rules.unclean |= self.wanted == Wanted::Unclean;
-        let acceptable = |node: NodeId| may_lead(&image, partition, node);
         let change = Change {
             at,
             partition,
             isr: partition.isr.to_vec(),
             unclean_shutdown: None,
-            acceptable: &acceptable,
+            image: &image,
+            barred: None,
             prefer: true,
             rules,
             assignment: None,

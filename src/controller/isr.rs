@@ -13,12 +13,7 @@ use kafka_protocol::{
 
 use crate::{
     base::{BrokerEpoch, NodeId, PartitionIndex, TopicId, TopicPartition},
-    controller::{
-        Decision, View,
-        brokers::{may_lead, registered},
-        draft::Draft,
-        election::Change,
-    },
+    controller::{Decision, View, brokers::registered, draft::Draft, election::Change},
     metadata::{MetadataImage, Partition, records::PartitionChangeRecord},
 };
 
@@ -71,13 +66,13 @@ fn alter_one(
     let topic = image.topic(at.topic).ok_or(ResponseError::UnknownTopicId)?;
     let partition = topic.partition(at.partition).ok_or(ResponseError::UnknownTopicOrPartition)?;
     let isr = validate(&image, partition, leader, wanted)?;
-    let acceptable = |node: NodeId| may_lead(&image, partition, node);
     let change = Change {
         at,
         partition,
         isr,
         unclean_shutdown: None,
-        acceptable: &acceptable,
+        image: &image,
+        barred: None,
         prefer: false,
         rules: view.at(&image).rules(&topic.name),
         assignment: None,

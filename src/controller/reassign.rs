@@ -25,7 +25,6 @@ use crate::{
     base::{NodeId, PartitionIndex, TopicPartition},
     controller::{
         Decision, View,
-        brokers::may_lead,
         draft::{Draft, Refusal, wire},
         election::{Change, Rules},
         topics::named_replicas,
@@ -210,14 +209,14 @@ fn assign(
 ) -> Result<(), Refusal> {
     let image = draft.image().clone();
     let partition = image.partition(at).ok_or(ResponseError::UnknownTopicOrPartition)?;
-    let acceptable = |node: NodeId| may_lead(&image, partition, node);
     let change = Change {
         at,
         partition,
         isr,
         assignment: Some(assignment),
         unclean_shutdown: None,
-        acceptable: &acceptable,
+        image: &image,
+        barred: None,
         prefer: false,
         rules,
         recovered: false,

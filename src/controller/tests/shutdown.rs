@@ -73,7 +73,13 @@ fn whoever_was_last_in_sync_leads_again_though_it_was_shutting_down_when_it_ende
     world.heartbeat(1, true);
     world.start(2, -1);
     let partition = world.partition("a", 0);
-    assert_eq!((partition.leader, &partition.isr), (None, &nodes(&[1])), "it is about to go");
+    assert_eq!(
+        (partition.leader, &partition.isr),
+        (Some(NodeId(1)), &nodes(&[1])),
+        "until it goes"
+    );
+    world.shut_down(1);
+    assert_eq!(world.partition("a", 0).leader, None);
     world.start(1, -1);
     let partition = world.partition("a", 0);
     assert_eq!((partition.leader, &partition.isr), (Some(NodeId(1)), &nodes(&[1])));
