@@ -32,6 +32,7 @@ use crate::{
     base::{BrokerEpoch, DirectoryId, NodeId, TopicId},
     controller::{
         Controller, Decision, View,
+        configs::{MIN_ISR, has_elr},
         directories::forget,
         draft::Draft,
         election::{Change, Rules},
@@ -78,13 +79,13 @@ pub(super) fn registered(
 
 impl View<'_> {
     pub(super) fn rules(&self, topic: &str) -> Rules {
-        let min_isr = self.topic_config(topic, "min.insync.replicas");
+        let min_isr = self.topic_config(topic, MIN_ISR);
         let min_isr = min_isr.and_then(|value| value.as_integer()).unwrap_or(1);
         let unclean = self.topic_config(topic, "unclean.leader.election.enable");
         Rules {
             unclean: unclean.is_some_and(|value| value.to_property() == "true"),
             min_isr: usize::try_from(min_isr).unwrap_or(1),
-            elr: self.image.feature("eligible.leader.replicas.version").unwrap_or(0) > 0,
+            elr: has_elr(self.image),
         }
     }
 }

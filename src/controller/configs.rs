@@ -21,7 +21,7 @@ use crate::{
         draft::{Draft, Refusal, wire},
     },
     metadata::{
-        ConfigResource, ConfigResourceType, Record,
+        ConfigResource, ConfigResourceType, MetadataImage, Record,
         records::{ConfigRecord, PartitionChangeRecord},
     },
 };
@@ -100,7 +100,7 @@ pub(super) fn of_new_topic(
     Ok(values.into_iter().map(|(name, value)| record(&resource, name, Some(value))).collect())
 }
 
-const MIN_ISR: &str = "min.insync.replicas";
+pub(super) const MIN_ISR: &str = "min.insync.replicas";
 
 enum Wanted<'a> {
     Alterations(&'a [Alteration<'a>]),
@@ -123,8 +123,8 @@ fn alter_one(
             Wanted::Whole(values) => config::replace(target, &current, layers, values),
         });
         let changes = changes.map_err(|error| refuse(&error, target))?;
-        if changes.iter().any(|change| change.name == MIN_ISR) && target == Target::Broker {
-            check_one_min_isr(&view)?;
+        if let Some(change) = changes.iter().find(|change| change.name == MIN_ISR) {
+            check_one_min_isr(&view, target, change)?;
         }
         changes
             .into_iter()
@@ -139,13 +139,44 @@ fn alter_one(
     draft.add(records)
 }
 
-/// Eligible leader replicas rest on leader and controller agreeing about the minimum (KIP-966).
-fn check_one_min_isr(view: &View<'_>) -> Result<(), Refusal> {
-    if view.image.feature("eligible.leader.replicas.version").unwrap_or(0) == 0 {
+/// What has leaders and the controller agree about the minimum, on which eligible leader replicas
+/// rest (KIP-966): the metadata say what it is, whatever the files of nodes do. The first controller
+/// that keeps such replicas decides it by its own file.
+pub(super) fn agree_on_min_isr(view: &View<'_>) -> Vec<Record> {
+    let image = view.image;
+    if !has_elr(image) {
+        return Vec::new();
+    }
+    let all = ConfigResource::all_brokers();
+    let own = view.with_broker_layers(|layers| layers.find(MIN_ISR).value);
+    let unset = own.filter(|_| image.config_value(&all, MIN_ISR).is_none());
+    let set = unset.map(|own| record(&all, MIN_ISR.to_owned(), Some(own.to_property())));
+    let is_of_one = |resource: &&ConfigResource| {
+        resource.kind == ConfigResourceType::Broker
+            && **resource != all
+            && image.config_value(resource, MIN_ISR).is_some()
+    };
+    let ones = image.configs().map(|(resource, _)| resource).filter(is_of_one);
+    set.into_iter().chain(ones.map(|one| record(one, MIN_ISR.to_owned(), None))).collect()
+}
+
+pub(super) fn has_elr(image: &MetadataImage) -> bool {
+    image.feature("eligible.leader.replicas.version").unwrap_or(0) > 0
+}
+
+/// See [`agree_on_min_isr`].
+fn check_one_min_isr(view: &View<'_>, target: Target, change: &Change) -> Result<(), Refusal> {
+    let why = match target {
+        Target::Broker => "cannot be set for one broker: set it for all, or for topics",
+        Target::ClusterDefault if change.value.is_none() => {
+            "cannot be removed for all brokers, since their files may differ: set another value"
+        }
+        _ => return Ok(()),
+    };
+    if !has_elr(view.image) {
         return Ok(());
     }
-    let message = format!("{MIN_ISR} cannot be set for one broker: set it for all, or for topics");
-    Err(Refusal::new(ResponseError::InvalidConfig, message))
+    Err(Refusal::new(ResponseError::InvalidConfig, format!("{MIN_ISR} {why}")))
 }
 
 /// Where as many are in sync as the new minimum asks for, a leader goes on committing without those

@@ -10,7 +10,7 @@ use kafka_protocol::{
 
 use crate::{
     controller::{
-        Decision, View,
+        Decision, View, configs,
         draft::{Draft, Refusal, wire},
     },
     metadata::{MetadataImage, features, records::FeatureLevelRecord},
@@ -43,6 +43,8 @@ pub(super) fn update(
                 .with_error_message(message),
         );
     }
+    let agreed = configs::agree_on_min_isr(&view.at(&draft.image().clone()));
+    failure = failure.or_else(|| draft.add(agreed).err());
     let response = UpdateFeaturesResponse::default().with_error_message(None);
     match failure {
         Some(refusal) => {

@@ -64,10 +64,11 @@ use rand::Rng;
 use crate::{
     base::{ClusterId, NodeId},
     config::{BrokerLayers, TopicLayers, Value},
-    metadata::{Batch, ConfigResource, MetadataImage},
+    metadata::{self, Batch, ConfigResource, MetadataImage},
 };
 
 use brokers::Lease;
+use draft::Draft;
 pub use draft::{ENTRY_MAX_BYTES, Refusal};
 use sizes::Sizes;
 pub use sizes::{ReplicaSizesRequest, ReplicaSizesResponse, TopicSizes};
@@ -183,12 +184,19 @@ impl Controller {
         controller
     }
 
-    /// What to propose before anything is decided: in a new cluster, that it exists.
+    /// What to propose before anything is decided: in a new cluster, that it exists, and what all are
+    /// to agree about.
     pub fn begin(&self, image: &MetadataImage) -> Vec<Batch> {
-        match image.cluster_id() {
-            Some(_) => Vec::new(),
-            None => vec![crate::metadata::features::bootstrap(self.config.cluster_id)],
+        let mut draft = Draft::new(image);
+        if image.cluster_id().is_none() {
+            for record in metadata::features::bootstrap(self.config.cluster_id).records {
+                draft.add_alone(record);
+            }
         }
+        let view = View { image, config: &self.config };
+        let agreed = configs::agree_on_min_isr(&view.at(&draft.image().clone()));
+        agreed.into_iter().for_each(|record| draft.add_alone(record));
+        draft.decide(()).batches
     }
 
     /// Decides `request` against `image`, which holds every decision before this one.

@@ -54,7 +54,7 @@ use crate::{
     coordinator::{self, Runtime},
     group::{self, GroupShard, Groups},
     log::{Dir, LogError, OpenError},
-    metadata::MetadataImage,
+    metadata::{ConfigResource, MetadataImage},
     net::{Listener, Server},
     observability::{Readiness, Registry},
     quorum::{self, FatalHook, Quorum, Store},
@@ -239,6 +239,7 @@ impl Node {
         membership::caught_up(&handle).await;
 
         let image = handle.image();
+        compare_min_isr(&config, &image);
         let was_clean = directories.iter().all(|directory| directory.log.was_clean());
         let mut follow = handle.subscribe();
         let incarnation = rng_uuid(&mut rng);
@@ -422,6 +423,24 @@ async fn open_partitions(
     partitions.open(image, progress).await?;
     readiness.set(RECOVERY, Ok(()));
     Ok(partitions)
+}
+
+/// The minimum is the cluster's, so that all agree about it: a node's file does no more than propose
+/// one to a new cluster.
+fn compare_min_isr(config: &NodeConfig, image: &MetadataImage) {
+    let name = "min.insync.replicas";
+    let cluster_default = image.config_map(&ConfigResource::all_brokers());
+    let (cluster, file) = (cluster_default.get(name), config.settings.get(name));
+    if let (Some(cluster), Some(file)) = (cluster, file)
+        && cluster != file
+    {
+        warn!(
+            cluster,
+            file,
+            "{name} of the node's file has no effect, as the cluster has another: change that one \
+             with `ottla config set`"
+        );
+    }
 }
 
 fn listen<L: Listener>(server: &Arc<Server<Api>>, listeners: Vec<(String, L)>) -> JoinSet<()> {

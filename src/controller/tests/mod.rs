@@ -61,12 +61,13 @@ struct World {
 impl World {
     fn new() -> Self {
         let image = MetadataImage::default();
-        let controller =
-            Controller::activate(Config::defaults(NodeId(1), ClusterId(Uuid::nil())), &image, 0);
+        let config = Config::defaults(NodeId(1), ClusterId(Uuid::from_u128(1)));
+        let controller = Controller::activate(config, &image, 0);
         let (store, rng) = (BTreeMap::new(), SmallRng::seed_from_u64(7));
         let release = features::METADATA_VERSION_MAX;
         let mut world = Self { image, controller, store, rng, now_ms: 0, starts: 0, release };
-        world.apply(&[features::bootstrap(ClusterId(Uuid::from_u128(1)))]);
+        let batches = world.controller.begin(&world.image);
+        world.apply(&batches);
         world
     }
 

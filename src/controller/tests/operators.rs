@@ -138,6 +138,36 @@ fn a_level_goes_the_way_that_the_upgrade_type_says() {
 }
 
 #[test]
+fn the_metadata_say_the_minimum_whatever_the_files_of_nodes_do() {
+    const MIN_ISR: &str = "min.insync.replicas";
+    let (all, one) = (ConfigResource::all_brokers(), ConfigResource::broker(NodeId(1)));
+    let mut world = World::with_brokers(1);
+    assert_eq!(world.image.config_value(&all, MIN_ISR), Some("1"));
+    // Without eligible leader replicas nothing rests on it.
+    assert_eq!(world.update_feature(ELR, 0, 2, false), 0);
+    assert_eq!(world.alter_config(4, "", &[(MIN_ISR, 1, None)]), 0);
+    assert_eq!(world.alter_config(4, "1", &[(MIN_ISR, 0, Some("3"))]), 0);
+    let activate = |world: &mut World, min_isr: &str| {
+        let mut config = Config::defaults(NodeId(2), ClusterId(Uuid::from_u128(1)));
+        config.file = [(MIN_ISR.to_owned(), min_isr.to_owned())].into();
+        world.controller = Controller::activate(config, &world.image, world.now_ms);
+        let batches = world.controller.begin(&world.image);
+        world.apply(&batches);
+    };
+    activate(&mut world, "2");
+    assert_eq!(world.image.config_value(&all, MIN_ISR), None);
+    assert_eq!(world.update_feature(ELR, 1, 1, false), 0);
+    assert_eq!(world.image.config_value(&all, MIN_ISR), Some("2"));
+    assert_eq!(world.image.config_value(&one, MIN_ISR), None);
+    // The next controller has another file.
+    activate(&mut world, "3");
+    assert_eq!(world.image.config_value(&all, MIN_ISR), Some("2"));
+    let refused = ResponseError::InvalidConfig.code();
+    assert_eq!(world.alter_config(4, "", &[(MIN_ISR, 1, None)]), refused);
+    assert_eq!(world.alter_config(4, "", &[(MIN_ISR, 0, Some("1"))]), 0);
+}
+
+#[test]
 fn a_voter_that_was_removed_stays_so_until_it_is_allowed_again() {
     let mut world = World::new();
     for excluded in [true, true, false, true] {
