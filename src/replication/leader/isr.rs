@@ -9,16 +9,17 @@
 //! be on its way still. So after a refusal with a copy at large, the leader asks for the ISR that
 //! is known, which the controller grants with a new partition epoch.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{AlterError, AlterPartition, Bug, Follower, Leader};
-use crate::base::NodeId;
+use crate::base::{BrokerEpoch, NodeId};
 
 /// A change of the ISR under way.
 #[derive(Debug)]
 pub(super) struct Pending {
-    /// Who shall be in sync.
-    isr: BTreeSet<NodeId>,
+    /// Who shall be in sync, and in which registration whoever joins has caught up (KIP-903): a later
+    /// one may have lost what this one held.
+    isr: BTreeMap<NodeId, Option<BrokerEpoch>>,
     /// Who may be, by all that was asked.
     maximal: BTreeSet<NodeId>,
     state: State,
@@ -44,6 +45,7 @@ impl Leader {
         if is_free && (self.registration.recovering || self.wants_another_isr()) {
             let isr = self.wanted_isr();
             let maximal = &isr | &self.registration.isr;
+            let isr = isr.into_iter().map(|node| (node, self.joins_as(node))).collect();
             let (state, at_large) = (State::Ask(now_ms), false);
             self.pending = Some(Pending { isr, maximal, state, at_large });
         }
@@ -53,17 +55,11 @@ impl Leader {
         }
         self.asked += 1;
         pending.state = State::Asked(self.asked);
-        let joins = |node: &NodeId| !self.registration.isr.contains(node);
-        let known = |node: &NodeId| {
-            let epoch = self.followers.get(node).and_then(|follower| follower.broker_epoch);
-            // Whoever stays is in sync by the controller's own word.
-            (*node, epoch.filter(|_| joins(node)))
-        };
         Some(AlterPartition {
             number: self.asked,
             leader_epoch: self.registration.leader_epoch,
             partition_epoch: self.registration.partition_epoch,
-            isr: pending.isr.iter().map(known).collect(),
+            isr: pending.isr.iter().map(|(node, epoch)| (*node, *epoch)).collect(),
         })
     }
 
@@ -87,7 +83,7 @@ impl Leader {
                 pending.state = State::Ask(again_ms);
             }
             Err(AlterError::IneligibleReplica) if pending.at_large => {
-                pending.isr.clone_from(&self.registration.isr);
+                pending.isr = self.registration.isr.iter().map(|node| (*node, None)).collect();
                 pending.state = State::Ask(again_ms);
             }
             Err(AlterError::IneligibleReplica) => {
@@ -104,6 +100,13 @@ impl Leader {
             Some(Pending { state: State::Ask(at_ms), .. }) => Some(*at_ms),
             Some(_) => None,
         }
+    }
+
+    /// The registration in which a node would join the ISR; none for one that stays, which is in sync
+    /// by the controller's own word.
+    fn joins_as(&self, node: NodeId) -> Option<BrokerEpoch> {
+        let joining = self.followers.get(&node).filter(|_| !self.registration.isr.contains(&node));
+        joining?.broker_epoch
     }
 
     /// Who should be in sync by what is known now: the ISR without those that lag, with those that
@@ -155,9 +158,10 @@ impl Leader {
     }
 
     /// Whether the high watermark should wait for a follower out of sync. Else one that is always a
-    /// little behind those in sync could never join them.
+    /// little behind those in sync could never join them. One that has to catch up first would have
+    /// it wait for long.
     pub(super) fn is_about_to_join(&self, node: NodeId, follower: &Follower) -> bool {
-        self.may_join(node, follower) && !self.lags(follower)
+        follower.is_at_tail && self.may_join(node, follower) && !self.lags(follower)
     }
 
     pub(super) fn is_in_maximal_isr(&self, node: NodeId) -> bool {

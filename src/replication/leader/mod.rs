@@ -83,6 +83,8 @@ struct Follower {
     acknowledged: Option<Offset>,
     /// The last time at which it had everything.
     caught_up_ms: Option<u64>,
+    /// Whether it has had everything at some time of its present subscription.
+    is_at_tail: bool,
     /// When this leader met it.
     met_ms: u64,
     /// When it last acknowledged, and where the leader's log ended then.
@@ -296,6 +298,7 @@ impl Leader {
         follower.newest = Some(subscribe.session);
         follower.session = None;
         follower.acknowledged = None;
+        follower.is_at_tail = false;
         if answer == Answer::Agreed {
             follower.session = Some(subscribe.session);
             follower.broker_epoch = Some(subscribe.broker_epoch);
@@ -303,6 +306,8 @@ impl Leader {
             follower.told = None;
             follower.last = (now_ms, self.log_end_offset);
         }
+        // What waited for its former subscription waits for nothing now.
+        self.advance();
         answer
     }
 
@@ -326,14 +331,16 @@ impl Leader {
         let (last_ms, last_end) = follower.last;
         if end >= last_end {
             follower.caught_up_ms = follower.caught_up_ms.max(Some(last_ms));
+            follower.is_at_tail = true;
         }
         follower.touch(log_end_offset, now_ms);
         follower.last = (now_ms, log_end_offset);
         self.advance()
     }
 
-    /// A subscription is over: it was given up, or its connection was lost.
-    pub fn handle_unsubscribed(&mut self, node: NodeId, session: Session, now_ms: u64) {
+    /// A subscription is over: it was given up, or its connection was lost. Returns whether the high
+    /// watermark rose.
+    pub fn handle_unsubscribed(&mut self, node: NodeId, session: Session, now_ms: u64) -> bool {
         self.now_ms = now_ms;
         if let Some(follower) = self.followers.get_mut(&node)
             && follower.session == Some(session)
@@ -341,6 +348,7 @@ impl Leader {
             follower.touch(self.log_end_offset, now_ms);
             follower.session = None;
         }
+        self.advance()
     }
 
     /// Time has passed. Returns whether the high watermark rose.
@@ -440,6 +448,7 @@ impl Leader {
                 told: None,
                 acknowledged: None,
                 caught_up_ms: None,
+                is_at_tail: false,
                 met_ms: self.now_ms,
                 last: (self.now_ms, self.log_end_offset),
             });

@@ -86,14 +86,35 @@ fn the_slowest_replica_of_the_isr_decides_and_silence_is_no_acknowledgement() {
     assert_eq!(leader.high_watermark(), Offset(5));
     assert!(join(&mut leader, &log, 3, 6, 2));
     assert_eq!(leader.high_watermark(), Offset(6));
-    // Out of sync, but close behind: it is waited for as long as it is there.
-    assert!(!leader.handle_registration(registration(1, &[1, 2], 1), 3));
-    leader.handle_unsubscribed(NodeId(3), Session(2), 3);
-    assert!(leader.handle_time(4));
+    assert!(leader.handle_registration(registration(1, &[1, 2], 1), 3));
     assert_eq!(leader.high_watermark(), Offset(8));
     assert_eq!(leader.settled_high_watermark(), None);
     assert!(pass(&mut leader, &log, 2, 4));
     assert_eq!(leader.settled_high_watermark(), Some(Offset(9)));
+}
+
+#[test]
+fn a_follower_out_of_sync_is_waited_for_while_it_is_at_the_tail() {
+    let (mut leader, mut log) = (leader(&[1], 1, 9), log(9));
+    let append = |leader: &mut Leader, log: &mut Epochs, end: i64, now_ms: u64| {
+        log.end = end;
+        leader.handle_appended(Offset(end), now_ms);
+        leader.handle_own_acknowledged(Offset(end), now_ms);
+        leader.high_watermark()
+    };
+    // What it has to catch up with first is not waited for.
+    assert!(!join(&mut leader, &log, 2, 6, 1));
+    assert_eq!(append(&mut leader, &mut log, 10, 2), Offset(10));
+    assert!(!pass(&mut leader, &log, 2, 3));
+    assert_eq!(append(&mut leader, &mut log, 11, 4), Offset(10));
+    // Nor as it starts again, or is gone, though it had everything a moment ago.
+    let again = subscribe(2, 10, 3, 5);
+    assert_eq!(leader.handle_subscribe(NodeId(2), &again, &log, 5), Answer::Agreed);
+    assert_eq!(leader.high_watermark(), Offset(11));
+    assert!(!pass(&mut leader, &log, 2, 6));
+    assert_eq!(append(&mut leader, &mut log, 12, 7), Offset(11));
+    assert!(leader.handle_unsubscribed(NodeId(2), Session(5), 8));
+    assert_eq!(leader.high_watermark(), Offset(12));
 }
 
 #[test]
@@ -299,6 +320,17 @@ fn a_question_without_an_answer_is_asked_again_as_it_was() {
     // The late answer to the first is none to the second.
     assert!(!leader.handle_altered(number, Err(AlterError::IneligibleReplica), again_ms));
     assert_eq!(leader.high_watermark(), Offset(9));
+}
+
+#[test]
+fn a_question_that_is_repeated_names_the_registration_that_it_was_about() {
+    let (mut leader, log, number) = asking();
+    leader.handle_altered(number, Err(AlterError::Unanswered), 4);
+    // It has started again, and may have lost what it held.
+    let again = Subscribe { broker_epoch: BrokerEpoch(9), ..subscribe(2, 5, 1, 5) };
+    assert_eq!(leader.handle_subscribe(NodeId(2), &again, &log, 5), Answer::Agreed);
+    let asked = leader.poll_alter_partition(1_000).unwrap();
+    assert_eq!(asked.isr, [(NodeId(1), None), (NodeId(2), Some(BrokerEpoch(2)))]);
 }
 
 #[test]

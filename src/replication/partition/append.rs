@@ -157,8 +157,8 @@ impl Partition {
         let unflushed = inner.config.flush_messages > 1 || mistaken;
         let acknowledged = if unflushed { end } else { inner.flushed };
         leading.core.handle_appended(end, now_ms);
-        let rose = leading.core.handle_own_acknowledged(acknowledged, now_ms);
-        self.lead_on(inner, rose);
+        leading.core.handle_own_acknowledged(acknowledged, now_ms);
+        self.lead_on(inner);
         inner.writes.complete(inner.flushed, inner.high_watermark);
         self.flush_if_due(inner);
     }

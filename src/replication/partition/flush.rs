@@ -99,8 +99,8 @@ impl Partition {
     pub(super) fn count_flushed(self: &Arc<Self>, inner: &mut Inner) {
         let now_ms = self.shared.now_ms();
         if let Role::Leading(leading) = &mut inner.role {
-            let rose = leading.core.handle_own_acknowledged(inner.flushed, now_ms);
-            self.lead_on(inner, rose);
+            leading.core.handle_own_acknowledged(inner.flushed, now_ms);
+            self.lead_on(inner);
         }
         inner.writes.complete(inner.flushed, inner.high_watermark);
     }

@@ -108,14 +108,15 @@ impl Leading {
 }
 
 impl Partition {
-    /// After anything that the leader's core was told; `rose` says whether the high watermark did.
-    pub(super) fn lead_on(self: &Arc<Self>, inner: &mut Inner, rose: bool) {
+    /// After anything that the leader's core was told.
+    pub(super) fn lead_on(self: &Arc<Self>, inner: &mut Inner) {
         let Role::Leading(leading) = &mut inner.role else { return };
         if let Some(asked) = leading.core.poll_alter_partition(self.shared.now_ms()) {
             self.shared.questions.ask(self, asked);
         }
         if rose {
             inner.high_watermark = leading.core.high_watermark();
+        let rose = leading.core.high_watermark() > inner.high_watermark;
             self.log().high_watermark_moved(inner.high_watermark);
         }
         self.queue_pushes(&inner.config, leading);
@@ -160,7 +161,7 @@ impl Partition {
         let to = to.unwrap_or(high_watermark);
         let start = self.with_log(|log| log.delete_records(to, high_watermark))?;
         // Nothing else may happen that tells them.
-        self.lead_on(&mut self.inner.lock(), false);
+        self.lead_on(&mut self.inner.lock());
         Ok(start)
     }
 
@@ -207,7 +208,7 @@ impl Partition {
             }
             stream.enter(session, self);
         }
-        self.lead_on(&mut inner, false);
+        self.lead_on(&mut inner);
     }
 
     /// A follower holds what comes before `end`.
@@ -220,8 +221,8 @@ impl Partition {
         let now_ms = self.shared.now_ms();
         let mut inner = self.inner.lock();
         let Role::Leading(leading) = &mut inner.role else { return };
-        let rose = leading.core.handle_acknowledged(node, session, end, now_ms);
-        self.lead_on(&mut inner, rose);
+        leading.core.handle_acknowledged(node, session, end, now_ms);
+        self.lead_on(&mut inner);
     }
 
     /// A follower's subscription is over.
@@ -229,7 +230,7 @@ impl Partition {
         let mut inner = self.inner.lock();
         if let Role::Leading(leading) = &mut inner.role {
             self.drop_subscriber(leading, node, session);
-            self.lead_on(&mut inner, false);
+            self.lead_on(&mut inner);
         }
     }
 
@@ -253,8 +254,8 @@ impl Partition {
         if leading.core.leader_epoch() != asked.leader_epoch {
             return;
         }
-        let rose = leading.core.handle_altered(asked.number, answer, now_ms);
-        self.lead_on(&mut inner, rose);
+        leading.core.handle_altered(asked.number, answer, now_ms);
+        self.lead_on(&mut inner);
     }
 
     /// What to send to a follower next, if anything.

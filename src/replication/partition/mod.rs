@@ -446,8 +446,8 @@ impl Partition {
         let mut inner = self.inner.lock();
         inner.deadline_ms = None;
         if let Role::Leading(leading) = &mut inner.role {
-            let rose = leading.core.handle_time(now_ms);
-            self.lead_on(&mut inner, rose);
+            leading.core.handle_time(now_ms);
+            self.lead_on(&mut inner);
         }
         self.follow_on(inner);
     }

@@ -95,8 +95,8 @@ impl Partition {
             {
                 leading.balanced = balanced;
                 self.count_isr(&leading.core.registration().isr, &registration.isr);
-                let rose = leading.core.handle_registration(registration, now_ms);
-                self.lead_on(inner, rose);
+                leading.core.handle_registration(registration, now_ms);
+                self.lead_on(inner);
                 None
             }
             (
