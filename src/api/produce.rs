@@ -57,13 +57,14 @@ pub(super) fn start(
         _ => Err(WireError::from(ResponseError::InvalidRequiredAcks)),
     };
     let silent = request.acks == 0;
+    let request_bytes = bytes_of(&request);
     let mut started = Vec::new();
     for topic in request.topic_data {
         let reference = context.topic_ref(version >= 13, topic.topic_id, &topic.name);
         for data in topic.partition_data {
             let partition = PartitionIndex(data.index);
             let outcome = acks.clone().and_then(|acks| {
-                append(context, &reference, partition, data.records, version, acks)
+                append(context, &reference, partition, data.records, request_bytes, version, acks)
             });
             started.push(Started { topic: reference.clone(), partition, outcome });
         }
@@ -130,6 +131,12 @@ pub(super) fn start(
     }
 }
 
+/// The records that a request brings, which share its buffer.
+fn bytes_of(request: &ProduceRequest) -> usize {
+    let partitions = request.topic_data.iter().flat_map(|topic| &topic.partition_data);
+    partitions.filter_map(|data| data.records.as_ref()).map(Bytes::len).sum()
+}
+
 fn is_moved<T>(outcome: &Result<T, WireError>) -> bool {
     outcome.as_ref().is_err_and(|error| error.code == ResponseError::NotLeaderOrFollower)
 }
@@ -143,6 +150,7 @@ fn append(
     topic: &TopicRef,
     index: PartitionIndex,
     records: Option<Bytes>,
+    request_bytes: usize,
     version: i16,
     acks: Acks,
 ) -> Result<Outcome, WireError> {
@@ -155,7 +163,7 @@ fn append(
     }
     let now_ms = context.clock.wall_ms();
     let batch = super::validate::produced(records, version, &partition.config(), now_ms)?;
-    Ok(partition.append(vec![batch], acks, Origin::Client))
+    Ok(partition.append(vec![batch], request_bytes, acks, Origin::Client))
 }
 
 fn answer(

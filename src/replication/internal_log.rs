@@ -75,7 +75,8 @@ impl ShardLog for InternalLog {
             if i64::try_from(batch.len()).unwrap_or(i64::MAX) > i64::from(limit) {
                 return Err(coordinator::AppendError::TooLarge);
             }
-            let outcome = self.partition.append(vec![batch], Acks::All, Origin::Coordinator);
+            let bytes = batch.len();
+            let outcome = self.partition.append(vec![batch], bytes, Acks::All, Origin::Coordinator);
             match outcome.await {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(AppendError::NotEnoughReplicas)) => {

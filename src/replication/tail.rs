@@ -24,8 +24,10 @@ use crate::{
 const PARTITION_MAX_BYTES: usize = 4 << 20;
 /// What the tails of all partitions of a node may hold.
 const NODE_MAX_BYTES: usize = 64 << 20;
-/// Up to this size a batch is copied, so that it does not hold the buffer of a large request.
+/// Up to this size a batch is copied, so that it does not hold the buffer of its request.
 const COPY_MAX_BYTES: usize = 4 << 10;
+/// Beyond that, it is copied where it is less than this part of its request.
+const COPY_MAX_PART: usize = 16;
 
 /// What the tails of a node hold together.
 #[derive(Debug, Clone, Default)]
@@ -58,13 +60,20 @@ impl Tail {
         Self { batches: VecDeque::new(), bytes: 0, memory }
     }
 
-    /// Takes batches that were appended, with their headers as the log has them.
-    pub(super) fn push(&mut self, headers: &[StampedHeader], batches: &[Bytes]) {
+    /// Takes batches that were appended, with their headers as the log has them. They came in a
+    /// request of `request_bytes`.
+    pub(super) fn push(
+        &mut self,
+        headers: &[StampedHeader],
+        batches: &[Bytes],
+        request_bytes: usize,
+    ) {
         let fixed = Bytes::from(headers.concat());
         for (at, (header, batch)) in headers.iter().zip(batches).enumerate() {
             let Ok(parsed) = Header::parse(header) else { return self.clear() };
             let body = batch.slice(HEADER_BYTES..);
-            let is_small = body.len() <= COPY_MAX_BYTES;
+            let is_small =
+                body.len() <= COPY_MAX_BYTES || body.len() * COPY_MAX_PART < request_bytes;
             let body = if is_small { Bytes::copy_from_slice(&body) } else { body };
             let header = fixed.slice(at * HEADER_BYTES..(at + 1) * HEADER_BYTES);
             let (base, end) = (parsed.base_offset, parsed.next_offset());
@@ -152,8 +161,22 @@ mod tests {
 
     fn push(tail: &mut Tail, base: i64, value: &[u8]) -> usize {
         let (header, bytes) = batch(base, value);
-        tail.push(&[header], std::slice::from_ref(&bytes));
+        tail.push(&[header], std::slice::from_ref(&bytes), bytes.len());
         bytes.len()
+    }
+
+    #[test]
+    fn a_small_part_of_a_large_request_does_not_hold_all_of_it() {
+        let (header, bytes) = batch(0, &[0; 2 * COPY_MAX_BYTES]);
+        let mut tail = Tail::new(TailMemory::default());
+        let mut push = |request_bytes| {
+            tail.push(&[header], std::slice::from_ref(&bytes), request_bytes);
+            let (kept, came) = (&tail.batches.back().unwrap().body, &bytes[HEADER_BYTES..]);
+            assert_eq!(kept, came);
+            kept.as_ptr() == came.as_ptr()
+        };
+        assert!(push(2 * bytes.len()));
+        assert!(!push(2 * COPY_MAX_PART * bytes.len()));
     }
 
     #[test]

@@ -105,7 +105,7 @@ fn batch() -> Bytes {
 }
 
 async fn append(partition: &Arc<Partition>) {
-    let outcome = partition.append(vec![batch()], Acks::Leader, Origin::Client);
+    let outcome = partition.append(vec![batch()], 0, Acks::Leader, Origin::Client);
     outcome.await.unwrap().unwrap();
 }
 
@@ -141,7 +141,7 @@ async fn a_record_is_flushed_once_flush_ms_has_passed() {
 async fn a_batch_that_was_in_flight_behind_a_refused_one_is_to_be_sent_again() {
     let partition = replica(&SimDir::new(), TopicConfig::default(), Blocking::inline());
     let append = async |sequence, acks| {
-        partition.append(vec![sequenced(sequence)], acks, Origin::Client).await.unwrap()
+        partition.append(vec![sequenced(sequence)], 0, acks, Origin::Client).await.unwrap()
     };
     let lead = |epoch, min_insync_replicas| {
         let replicas = [NODE, NodeId(2)].into();
@@ -173,7 +173,7 @@ async fn a_write_to_a_directory_that_fails_is_refused_for_that_though_the_role_e
     let dir = SimDir::new();
     let disk = Blocking::simulated(1, Duration::from_millis(30));
     let partition = partition(&dir, TopicConfig::default(), disk);
-    let outcome = partition.append(vec![batch()], Acks::Leader, Origin::Client);
+    let outcome = partition.append(vec![batch()], 0, Acks::Leader, Origin::Client);
     let operation = SimOperation::Sync;
     dir.inject(SimFault { operation, path_contains: String::new(), after: 0, errno: 5 });
     partition.log().flush().unwrap_err();

@@ -24,6 +24,7 @@ const IN_FLIGHT_MS: u64 = 5_000;
 #[derive(Debug)]
 pub(super) struct PendingAppend {
     batches: Vec<Bytes>,
+    request_bytes: usize,
     acks: Acks,
     origin: Origin,
     reply: Reply,
@@ -40,10 +41,12 @@ type Outcomes = Vec<(PendingAppend, Result<Written, AppendError>)>;
 
 impl Partition {
     /// Appends validated batches in the order of the calls. Returns at once; the outcome comes when
-    /// `acks` is satisfied. The caller sets the deadline by giving up the receiver.
+    /// `acks` is satisfied. They may be slices of a request of `request_bytes`. The caller sets the
+    /// deadline by giving up the receiver.
     pub fn append(
         self: &Arc<Self>,
         batches: Vec<Bytes>,
+        request_bytes: usize,
         acks: Acks,
         origin: Origin,
     ) -> oneshot::Receiver<Result<Appended, AppendError>> {
@@ -61,7 +64,7 @@ impl Partition {
             drop(reply.send(Err(error)));
             return outcome;
         }
-        inner.pending.push_back(PendingAppend { batches, acks, origin, reply });
+        inner.pending.push_back(PendingAppend { batches, request_bytes, acks, origin, reply });
         if inner.writing || inner.held {
             return outcome;
         }
@@ -179,7 +182,7 @@ impl Inner {
         self.uncommitted_bytes += i64::try_from(bytes).unwrap_or(i64::MAX);
         let leads_on = self.role.leader().map(Leader::leader_epoch) == epoch;
         if let (true, Role::Leading(leading)) = (leads_on, &mut self.role) {
-            leading.keep(&headers, &append.batches);
+            leading.keep(&headers, &append.batches, append.request_bytes);
         }
         let until = match append.acks {
             Acks::None => return drop(append.reply.send(Ok(appended))),

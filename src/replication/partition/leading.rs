@@ -80,10 +80,15 @@ impl Leading {
     }
 
     /// Keeps batches that were appended for the followers at the tail.
-    pub(super) fn keep(&mut self, headers: &[StampedHeader], batches: &[Bytes]) {
+    pub(super) fn keep(
+        &mut self,
+        headers: &[StampedHeader],
+        batches: &[Bytes],
+        request_bytes: usize,
+    ) {
         let mut classes = self.subscribers.values().map(|subscriber| subscriber.stream.class());
         if classes.any(|class| class == StreamClass::Replica) {
-            self.tail.push(headers, batches);
+            self.tail.push(headers, batches, request_bytes);
         } else {
             self.tail.clear();
         }
@@ -111,12 +116,12 @@ impl Partition {
     /// After anything that the leader's core was told.
     pub(super) fn lead_on(self: &Arc<Self>, inner: &mut Inner) {
         let Role::Leading(leading) = &mut inner.role else { return };
+        let rose = leading.core.high_watermark() > inner.high_watermark;
         if let Some(asked) = leading.core.poll_alter_partition(self.shared.now_ms()) {
             self.shared.questions.ask(self, asked);
         }
         if rose {
             inner.high_watermark = leading.core.high_watermark();
-        let rose = leading.core.high_watermark() > inner.high_watermark;
             self.log().high_watermark_moved(inner.high_watermark);
         }
         self.queue_pushes(&inner.config, leading);
