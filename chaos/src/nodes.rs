@@ -485,15 +485,16 @@ impl Nodes {
         answer.as_str()?.lines().find_map(value)
     }
 
-    /// The sum of one of a node's metrics over its labels, if the node says so.
-    pub(crate) async fn metric_sum(&self, node: u32, name: &str) -> Option<f64> {
+    /// The log directories of a node that have failed, if the node says.
+    pub(crate) async fn failed_directories(&self, node: u32) -> Option<BTreeSet<PathBuf>> {
         let asking = ask(self.places[&node], "GET", "/metrics", "");
         let (_, answer) = timeout(ANSWER_MAX, asking).await.ok()?.ok()?;
-        let value = |line: &str| {
-            let labelled = line.strip_prefix(name)?.strip_prefix('{')?;
-            labelled.rsplit_once(' ')?.1.parse::<f64>().ok()
+        let failed = |line: &str| {
+            let labelled = line.strip_prefix("ottla_log_directory_offline{directory=\"")?;
+            let (directory, value) = labelled.rsplit_once("\"} ")?;
+            (value.parse() != Ok(0.0)).then(|| PathBuf::from(directory))
         };
-        Some(answer.as_str()?.lines().filter_map(value).sum())
+        Some(answer.as_str()?.lines().filter_map(failed).collect())
     }
 
     /// The leader that all running nodes know.

@@ -1,6 +1,10 @@
 //! Real processes, as a scenario needs them.
 
-use std::{path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use ottla::client::Client;
 use rand::rngs::StdRng;
@@ -31,15 +35,16 @@ impl Processes {
         (1..=self.count).collect()
     }
 
-    /// Starts nodes anew that have lost a disk, as whoever has replaced it would.
-    pub(super) async fn replace_disks(
+    /// Starts nodes anew that have lost a disk, as whoever has healed it would. Returns the log
+    /// directories that fail again, whose replicas lie elsewhere by now.
+    pub(super) async fn restart_failed(
         &mut self,
         topic: &str,
         progress: &mut impl FnMut(String),
-    ) -> Result<(), RunError> {
+    ) -> Result<BTreeSet<PathBuf>, RunError> {
+        let mut failed = BTreeSet::new();
         for node in self.seeds() {
-            let lost = self.nodes.metric_sum(node, "ottla_log_directory_offline").await;
-            if lost.is_none_or(|lost| lost == 0.0) {
+            if self.nodes.failed_directories(node).await.is_none_or(|lost| lost.is_empty()) {
                 continue;
             }
             progress(format!("node {node} has lost a disk, and starts anew"));
@@ -54,8 +59,9 @@ impl Processes {
                 sleep(LOOK).await;
             }
             replicas::in_sync(&mut self.nodes, &self.client, topic, self.factor).await?;
+            failed.extend(self.nodes.failed_directories(node).await.into_iter().flatten());
         }
-        Ok(())
+        Ok(failed)
     }
 }
 

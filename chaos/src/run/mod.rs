@@ -265,13 +265,14 @@ impl<'a> Run<'a> {
         self.load.committed(LAST_READER, &self.cluster.client, &self.history).await?;
         self.load.read(LAST_READER, &self.cluster.client, &self.history).await?;
         self.arrived().await?;
-        self.cluster.replace_disks(TOPIC, progress).await?;
+        let failed = self.cluster.restart_failed(TOPIC, progress).await?;
         let longest_gap_ms = self.longest_gap(end).as_millis() as u64;
         let leaders = self.cluster.monitor.finish().await;
         self.cluster.nodes.stop_all().await?;
         progress("comparing the replicas".to_owned());
         let directories = (1..=self.config.nodes)
             .flat_map(|node| self.cluster.nodes.log_directories(node))
+            .filter(|directory| !failed.contains(directory))
             .collect();
         self.cluster.nodes.unmount()?;
         let RunConfig { binary, replication_factor, .. } = self.config;
