@@ -12,6 +12,9 @@ use tokio::{
     time,
 };
 
+/// How nice a thread is that gives way.
+const ASIDE: i32 = 10;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The pool has stopped, or the job's result can no longer be had.
@@ -128,6 +131,34 @@ impl Blocking {
                 result.await.map_err(|_| BlockingStopped)
             }
         }
+    }
+
+    /// As [`Self::run`], for a job that takes long and may take longer: on a thread of its own, which
+    /// gives way to all others.
+    ///
+    /// # Errors
+    /// Where the job has panicked, or the pool has stopped.
+    pub async fn run_aside<T, F>(&self, job: F) -> Result<T, BlockingStopped>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        let Kind::Threads(_) = self.0 else { return self.run(job).await };
+        let (done, result) = oneshot::channel();
+        let job = Arc::new(parking_lot::Mutex::new(Some(move || drop(done.send(job())))));
+        let given = Arc::clone(&job);
+        let thread = thread::Builder::new().name("aside".to_owned()).spawn(move || {
+            let this = rustix::thread::gettid();
+            // Without it the job is only less polite.
+            let _ = rustix::process::setpriority_process(Some(this), ASIDE);
+            let job = given.lock().take();
+            job.into_iter().for_each(|job| job());
+        });
+        let left = if thread.is_err() { job.lock().take() } else { None };
+        if let Some(job) = left {
+            self.run(job).await?;
+        }
+        result.await.map_err(|_| BlockingStopped)
     }
 }
 

@@ -1,8 +1,7 @@
 //! The applier: folds committed entries into the image, in order, and publishes it.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, iter, sync::Arc};
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::{Environment, Fatal, StartError, turn::Event};
@@ -11,7 +10,7 @@ use crate::quorum::{
     handle::{ProposeDone, ProposeError, Published, Shared, Update},
     identity::Configuration,
     machine::Machine,
-    store::{Applied, ImageSink, Point, Store},
+    store::{Applied, Pairs, Point, Store},
 };
 
 /// What the loop tells the applier.
@@ -99,7 +98,7 @@ impl<M: Machine> Applier<M> {
 
     async fn install(&mut self, point: Point) -> Result<(), Fatal> {
         let store = Arc::clone(&self.environment.store);
-        let loading = self.environment.blocking.run(move || load_image::<M>(&*store)).await;
+        let loading = self.environment.blocking.run_aside(move || load_image::<M>(&*store)).await;
         let Ok(loaded) = loading else { return Ok(()) }; // The process is stopping.
         let image = match loaded {
             Ok((_, image)) => Arc::new(image),
@@ -125,26 +124,25 @@ impl<M: Machine> Applier<M> {
     }
 }
 
-#[derive(Default)]
-struct Pairs {
-    point: Point,
-    pairs: Vec<(Bytes, Bytes)>,
-}
-
-impl ImageSink for Pairs {
-    fn begin(&mut self, point: Point) {
-        self.point = point;
-    }
-
-    fn pair(&mut self, key: &[u8], value: &[u8]) -> bool {
-        self.pairs.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
-        true
-    }
-}
+/// How much of a stored image is in memory at a time as it is loaded.
+const READ_BYTES: usize = 1 << 20;
 
 pub(super) fn load_image<M: Machine>(store: &dyn Store) -> Result<(Point, M), StartError> {
-    let mut sink = Pairs::default();
-    store.read_image(&mut sink)?;
-    let image = M::load(sink.point.index, &mut sink.pairs.into_iter())?;
-    Ok((sink.point, image))
+    let mut reader = store.open_image()?;
+    let point = reader.point().clone();
+    let (mut read, mut last, mut failure) = (Pairs::new().into_iter(), None, None);
+    let pairs = iter::from_fn(|| {
+        if read.len() == 0 {
+            let more = reader.read(last.as_deref(), READ_BYTES);
+            let more = more.map_err(|error| failure = Some(error)).ok()?;
+            last = more.last().map(|(key, _)| key.clone());
+            read = more.into_iter();
+        }
+        read.next()
+    });
+    let image = M::load(point.index, &mut pairs.fuse());
+    match failure {
+        Some(error) => Err(error.into()),
+        None => Ok((point, image?)),
+    }
 }

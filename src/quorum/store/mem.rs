@@ -7,9 +7,7 @@ use imbl::OrdMap;
 use parking_lot::Mutex;
 use raft::eraftpb::{Entry, HardState};
 
-use super::{
-    Applied, ImageReader, ImageSink, Loaded, Pairs, Point, Recovered, Store, StoreError, Write,
-};
+use super::{Applied, ImageReader, Loaded, Pairs, Point, Recovered, Store, StoreError, Write};
 use crate::quorum::identity::{Configuration, Identity};
 
 #[derive(Debug, Clone, Default)]
@@ -269,17 +267,6 @@ impl Store for MemStore {
                 state.log = state.log.split(&index).1;
                 state.truncated = (index, term);
             });
-        }
-        Ok(())
-    }
-
-    fn read_image(&self, sink: &mut dyn ImageSink) -> Result<(), StoreError> {
-        let state = self.0.lock().current().clone();
-        sink.begin(state.applied);
-        for (key, value) in &state.image {
-            if !sink.pair(key, value) {
-                break;
-            }
         }
         Ok(())
     }

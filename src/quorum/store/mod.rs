@@ -143,14 +143,6 @@ pub struct Loaded {
     pub tail: Vec<Entry>,
 }
 
-/// Takes an image pair by pair.
-pub trait ImageSink {
-    /// What the image stands for; comes first.
-    fn begin(&mut self, point: Point);
-    /// One pair, in the order of the keys. False to end early.
-    fn pair(&mut self, key: &[u8], value: &[u8]) -> bool;
-}
-
 /// The stored image as of one moment, while writes go on: what a snapshot for a peer is read from,
 /// piece by piece. Holding one keeps what it shows from being cleaned up, so there should be few.
 pub trait ImageReader: Send {
@@ -219,13 +211,7 @@ pub trait Store: Send + Sync + 'static {
     /// After any the store must not be used again.
     fn compact(&self, index: u64, term: u64) -> Result<(), StoreError>;
 
-    /// Reads the image as of one moment, while writes go on.
-    ///
-    /// # Errors
-    /// Where the store fails.
-    fn read_image(&self, sink: &mut dyn ImageSink) -> Result<(), StoreError>;
-
-    /// Opens the image as of now, to be read piece by piece.
+    /// Opens the image as of now, to be read piece by piece while writes go on.
     ///
     /// # Errors
     /// Where the store fails.

@@ -163,10 +163,6 @@ impl Store for RecordedStore {
         self.record(Call::Compact(index, term))
     }
 
-    fn read_image(&self, sink: &mut dyn ImageSink) -> Result<(), StoreError> {
-        self.store.read_image(sink)
-    }
-
     fn open_image(&self) -> Result<Box<dyn ImageReader>, StoreError> {
         self.store.open_image()
     }

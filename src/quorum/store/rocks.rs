@@ -14,11 +14,11 @@ use protobuf::Message as _;
 use raft::eraftpb::{Entry, HardState};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Direction,
-    IteratorMode, LogLevel, Options, ReadOptions, Snapshot, WriteBatch, WriteOptions,
+    Env, IteratorMode, LogLevel, Options, ReadOptions, Snapshot, WriteBatch, WriteOptions,
 };
 
 use super::{
-    Applied, ImageReader, ImageSink, Loaded, Point, Recovered, Store, StoreError, Write,
+    Applied, ImageReader, Loaded, Point, Recovered, Store, StoreError, Write,
     rocks_image::RocksImage,
 };
 use crate::quorum::identity::{Configuration, Identity, stored};
@@ -75,7 +75,7 @@ impl RocksStore {
     /// Where the directory cannot be made, another process holds it, or it cannot be read.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         std::fs::create_dir_all(path)?;
-        let (options, family) = options();
+        let (options, family) = options()?;
         let families = [STATE, LOG, IMAGE, "default"]
             .map(|name| ColumnFamilyDescriptor::new(name, family.clone()));
         let db = DB::open_cf_descriptors(&options, path, families)?;
@@ -329,22 +329,6 @@ impl Store for RocksStore {
         self.write(batch, false)
     }
 
-    fn read_image(&self, sink: &mut dyn ImageSink) -> Result<(), StoreError> {
-        let snapshot = self.db.snapshot();
-        let (point, generation) = image_point(&snapshot, self.family(STATE))?;
-        sink.begin(point);
-        let from = generation.to_be_bytes();
-        let mode = IteratorMode::From(&from, Direction::Forward);
-        let options = image_range(generation);
-        for item in snapshot.iterator_cf_opt(self.family(IMAGE), options, mode) {
-            let (key, value) = item?;
-            if !sink.pair(&key[from.len()..], &value) {
-                break;
-            }
-        }
-        Ok(())
-    }
-
     fn open_image(&self) -> Result<Box<dyn ImageReader>, StoreError> {
         Ok(Box::new(RocksImage::open(Arc::clone(&self.db))?))
     }
@@ -394,8 +378,12 @@ pub(super) fn image_range(generation: u32) -> ReadOptions {
     options
 }
 
-fn options() -> (Options, Options) {
+fn options() -> Result<(Options, Options), StoreError> {
     let mut options = Options::default();
+    // What is flushed and compacted is safe already: changes that wait for a sync come first.
+    let mut env = Env::new()?;
+    env.lower_thread_pool_cpu_priority();
+    options.set_env(&env);
     options.create_if_missing(true);
     options.create_missing_column_families(true);
     // A torn batch at the end of the log was never acknowledged; a batch after it never written.
@@ -413,7 +401,7 @@ fn options() -> (Options, Options) {
     let mut family = Options::default();
     family.set_block_based_table_factory(&blocks);
     family.set_write_buffer_size(WRITE_BUFFER_BYTES);
-    (options, family)
+    Ok((options, family))
 }
 
 fn key(index: u64) -> [u8; 8] {
