@@ -70,26 +70,6 @@ impl Layer for BTreeMap<String, String> {
     }
 }
 
-impl Layer for imbl::OrdMap<String, String> {
-    fn value(&self, name: &str) -> Option<&str> {
-        self.get(name).map(String::as_str)
-    }
-
-    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
-        Box::new(self.keys().map(String::as_str))
-    }
-}
-
-impl Layer for imbl::OrdMap<std::sync::Arc<str>, std::sync::Arc<str>> {
-    fn value(&self, name: &str) -> Option<&str> {
-        self.get(name).map(|value| &**value)
-    }
-
-    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
-        Box::new(self.keys().map(|name| &**name))
-    }
-}
-
 impl<L: Layer + ?Sized> Layer for Option<&L> {
     fn value(&self, name: &str) -> Option<&str> {
         self.and_then(|layer| layer.value(name))

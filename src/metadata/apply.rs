@@ -201,21 +201,29 @@ impl MetadataDelta {
     }
 
     fn set_config(&mut self, record: &ConfigRecord) {
+        let (resource, key) = self.after.set_config(record);
+        self.configs.entry(resource).or_default().insert(key);
+    }
+}
+
+impl MetadataImage {
+    /// Returns what it sets.
+    pub(super) fn set_config(&mut self, record: &ConfigRecord) -> (ConfigResource, Arc<str>) {
         let kind = i8::try_from(record.resource_type).ok().and_then(ConfigResourceType::from_wire);
         let Some(kind) = kind else {
             panic!("a configuration of resource type {}", record.resource_type);
         };
         let resource = ConfigResource { kind, name: record.resource_name.as_str().into() };
         let key: Arc<str> = record.name.as_str().into();
-        let overrides = self.after.configs.entry(resource.clone()).or_default();
+        let overrides = self.configs.entry(resource.clone()).or_default();
         match &record.value {
-            Some(value) => drop(overrides.insert(Arc::clone(&key), value.as_str().into())),
-            None => drop(overrides.remove(&*key)),
+            Some(value) => overrides.insert(Arc::clone(&key), value.as_str().into()),
+            None => overrides.remove(&key),
         }
         if overrides.is_empty() {
-            self.after.configs.remove(&resource);
+            self.configs.remove(&resource);
         }
-        self.configs.entry(resource).or_default().insert(key);
+        (resource, key)
     }
 }
 

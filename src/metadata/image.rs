@@ -10,7 +10,7 @@ use crate::{
         ProducerId, TopicId, TopicPartition,
     },
     metadata::{
-        DecidedRequest, RequestId,
+        DecidedRequest, Overrides, RequestId,
         records::{BrokerEndpoint, BrokerFeature, PartitionRecord, RegisterBrokerRecord},
         requests::Requests,
     },
@@ -308,9 +308,6 @@ impl ConfigResource {
     }
 }
 
-/// The keys that are set on a resource, with their values.
-pub type Overrides = OrdMap<Arc<str>, Arc<str>>;
-
 /// The cluster's metadata after some entry of its log.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct MetadataImage {
@@ -434,7 +431,7 @@ impl MetadataImage {
     /// One configured value.
     #[must_use]
     pub fn config_value(&self, resource: &ConfigResource, key: &str) -> Option<&str> {
-        self.configs.get(resource)?.get(key).map(|value| &**value)
+        self.configs.get(resource)?.get(key)
     }
 
     /// Every resource with a configuration.
@@ -445,7 +442,7 @@ impl MetadataImage {
     /// What is set on `resource`, as the `config` module takes it.
     #[must_use]
     pub fn config_map(&self, resource: &ConfigResource) -> BTreeMap<String, String> {
-        let entries = self.configs.get(resource).into_iter().flatten();
+        let entries = self.configs.get(resource).into_iter().flat_map(Overrides::iter);
         entries.map(|(key, value)| (key.to_string(), value.to_string())).collect()
     }
 

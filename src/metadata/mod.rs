@@ -24,6 +24,7 @@ mod delta;
 pub mod features;
 mod image;
 mod invariants;
+mod overrides;
 pub mod records;
 mod requests;
 mod store;
@@ -32,10 +33,10 @@ pub use crate::config::CLUSTER_LISTENER;
 pub use delta::{MetadataDelta, TopicDelta};
 pub(crate) use image::is_internal;
 pub use image::{
-    Broker, ConfigResource, ConfigResourceType, MetadataImage, Overrides, Partition, Topic,
-    directory,
+    Broker, ConfigResource, ConfigResourceType, MetadataImage, Partition, Topic, directory,
 };
 pub use invariants::Violation;
+pub use overrides::Overrides;
 pub use records::{Batch, DecodeError, Record};
 pub use requests::{ANSWER_MAX_BYTES, DecidedRequest, RequestId};
 pub use store::{LoadError, Write};

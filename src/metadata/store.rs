@@ -195,6 +195,8 @@ impl MetadataImage {
                 return Err(LoadError::Orphan(partition.topic_id.into()));
             }
             match (&record, request_number(key)) {
+                // There may be millions.
+                (Record::Config(config), _) => drop(delta.after.set_config(config)),
                 (Record::Request(request), Some(number)) => {
                     delta.after.requests.put(number, DecidedRequest::from_record(request));
                 }
