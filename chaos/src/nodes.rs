@@ -388,7 +388,22 @@ impl Nodes {
 
     /// Ends a node in order.
     pub(crate) async fn stop(&mut self, node: u32) -> Result<(), NodesError> {
-        self.signal(node, Signal::TERM)?;
+        self.stop_together(&[node]).await
+    }
+
+    /// Ends nodes in order, all at the same time.
+    pub(crate) async fn stop_together(&mut self, nodes: &[u32]) -> Result<(), NodesError> {
+        for node in nodes {
+            self.signal(*node, Signal::TERM)?;
+        }
+        for node in nodes {
+            self.ended(*node).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the end of a node that was told to.
+    async fn ended(&mut self, node: u32) -> Result<(), NodesError> {
         let Some(mut child) = self.running.remove(&node) else { return Ok(()) };
         let ended = timeout(PATIENCE, child.wait()).await;
         let status = ended.map_err(|_| NodesError::TooLate("a node's end"))??;
@@ -405,10 +420,8 @@ impl Nodes {
 
     /// Ends all of them.
     pub(crate) async fn stop_all(&mut self) -> Result<(), NodesError> {
-        for node in self.running().collect::<Vec<_>>() {
-            self.stop(node).await?;
-        }
-        Ok(())
+        let running: Vec<_> = self.running().collect();
+        self.stop_together(&running).await
     }
 
     /// Notices nodes that have ended.

@@ -6,7 +6,7 @@
 use std::{
     ffi::OsStr,
     io,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     thread,
     time::{Duration, SystemTime},
 };
@@ -44,7 +44,12 @@ impl Served {
             thread::sleep(conditions.delay);
         }
         conditions.allows(access)?;
-        Ok(then(&mut self.0.tree.lock())?)
+        let mut tree = self.0.tree.lock();
+        // Also where it went while a sync was under way.
+        if self.0.power_off.load(Ordering::Relaxed) {
+            return Err(Errno::EIO);
+        }
+        Ok(then(&mut tree)?)
     }
 
     fn entry(&self, reply: ReplyEntry, found: Result<Attributes, Errno>) {

@@ -111,6 +111,8 @@ struct Shared {
     conditions: Mutex<Conditions>,
     /// Whether it failed, or was full, since its node was last started.
     failed: AtomicBool,
+    /// It has no power: it does nothing more.
+    power_off: AtomicBool,
 }
 
 struct Disk {
@@ -148,6 +150,7 @@ impl Disks {
                 tree,
                 conditions: Mutex::default(),
                 failed: AtomicBool::default(),
+                power_off: AtomicBool::default(),
             });
             wanted.push((id, shared, place, objects));
         }
@@ -213,12 +216,26 @@ impl Disks {
         Ok(())
     }
 
-    /// Loses what a node, which does not run, had not synced; some of it by lot, where torn.
+    /// Takes the power from the disks of a node that runs. A killed process only ends once a sync is
+    /// done that it waits for: that must not count.
+    pub fn switch_off(&self, node: u32) {
+        for disk in self.of(node) {
+            let _tree = disk.shared.tree.lock();
+            disk.shared.power_off.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Loses what a node, which does not run, had not synced; some of it by lot, where torn. Its
+    /// disks have power again.
     ///
     /// # Errors
     /// Where the disk's bytes cannot be kept.
     pub fn cut_power(&self, node: u32, mut torn: Option<&mut StdRng>) -> Result<(), DiskError> {
-        self.change(node, |tree| tree.lose(torn.as_deref_mut()))
+        self.change(node, |tree| tree.lose(torn.as_deref_mut()))?;
+        for disk in self.of(node) {
+            disk.shared.power_off.store(false, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Empties the disks of a node, which does not run.

@@ -48,6 +48,17 @@ fn only_what_was_synced_is_there_after_a_power_cut() {
 }
 
 #[test]
+fn a_sync_that_is_under_way_as_the_power_goes_does_not_count() {
+    let Some((_directory, disks)) = disks() else { return };
+    says(&disks, "echo kept > a && sync a .");
+    disks.switch_off(NODE);
+    assert!(!run(&disks, "echo more >> a").status.success());
+    assert!(!run(&disks, "sync a").status.success());
+    disks.cut_power(NODE, None).unwrap();
+    assert_eq!(says(&disks, "cat a"), "kept\n");
+}
+
+#[test]
 fn what_is_there_after_an_orderly_end_stays() {
     let Some((_directory, disks)) = disks() else { return };
     says(&disks, "echo kept > a");

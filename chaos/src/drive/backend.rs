@@ -70,8 +70,8 @@ pub(crate) trait Backend {
     /// Starts a node on the disks that it has.
     async fn start(&mut self, node: u32) -> Result<(), Self::Error>;
 
-    /// Ends a node in order, and waits until it has.
-    async fn stop(&mut self, node: u32) -> Result<(), Self::Error>;
+    /// Ends nodes in order, all at the same time, and waits until they have.
+    async fn stop(&mut self, nodes: &[u32]) -> Result<(), Self::Error>;
 
     /// Ends nodes at once and all together; what they had written is written.
     async fn kill(&mut self, nodes: &[u32]) -> Result<(), Self::Error>;
@@ -84,6 +84,10 @@ pub(crate) trait Backend {
 
     /// How all disks fare from now on.
     fn set_disks(&mut self, disks: Disks);
+
+    /// Takes the power from the disks of a node that is about to be killed, where else they would
+    /// sync what they are at.
+    fn switch_off(&mut self, _node: u32) {}
 
     /// Loses what a node, which does not run, had not synced; some of it by lot, where torn.
     fn cut_power(&mut self, node: u32, torn: Option<&mut StdRng>) -> Result<(), Self::Error>;

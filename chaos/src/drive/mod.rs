@@ -232,12 +232,17 @@ impl<'a, B: Backend, P: FnMut(String)> Driver<'a, B, P> {
 
     /// Does something to processes.
     async fn hit(&mut self, index: usize, fault: Fault, hits: &[u32]) -> Result<(), B::Error> {
+        if matches!(fault, Fault::PowerCut { .. }) {
+            hits.iter().for_each(|node| self.backend.switch_off(*node));
+        }
         if fault.kills() {
             self.backend.kill(hits).await?;
         }
+        if matches!(fault, Fault::Stop | Fault::ChangeVersion) {
+            self.backend.stop(hits).await?;
+        }
         for node in hits {
             match fault {
-                Fault::Stop | Fault::ChangeVersion => self.backend.stop(*node).await?,
                 Fault::Decommission => self.decommission(*node).await?,
                 Fault::Pause => self.backend.pause(*node, true)?,
                 _ => {}

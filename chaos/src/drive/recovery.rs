@@ -39,7 +39,7 @@ impl<B: Backend, P: FnMut(String)> Driver<'_, B, P> {
     pub(super) async fn decommission(&mut self, node: u32) -> Result<(), B::Error> {
         self.backend.decommission(node, false).await?;
         self.change_voter(node, VoterChange::Remove, PATIENCE).await?;
-        self.backend.stop(node).await
+        self.backend.stop(&[node]).await
     }
 
     /// Starts a node again, as whoever runs it would.
@@ -48,7 +48,7 @@ impl<B: Backend, P: FnMut(String)> Driver<'_, B, P> {
             Fault::DiskFull { .. } | Fault::DiskFails { .. } => {
                 self.backend.are_alive()?;
                 if self.backend.is_running(node) {
-                    self.backend.stop(node).await?;
+                    self.backend.stop(&[node]).await?;
                 } else {
                     self.say(format!("         node {node} had ended by itself"));
                 }

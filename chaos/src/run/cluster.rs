@@ -48,7 +48,7 @@ impl Processes {
                 continue;
             }
             progress(format!("node {node} has lost a disk, and starts anew"));
-            self.stop(node).await?;
+            self.nodes.stop(node).await?;
             self.start(node).await?;
             let until = Instant::now() + PATIENCE;
             while !self.nodes.is_member(node).await {
@@ -121,8 +121,8 @@ impl Backend for Processes {
         self.nodes.start(node, &seeds)
     }
 
-    async fn stop(&mut self, node: u32) -> Result<(), NodesError> {
-        self.nodes.stop(node).await
+    async fn stop(&mut self, nodes: &[u32]) -> Result<(), NodesError> {
+        self.nodes.stop_together(nodes).await
     }
 
     async fn kill(&mut self, nodes: &[u32]) -> Result<(), NodesError> {
@@ -143,6 +143,12 @@ impl Backend for Processes {
         let Some(disks) = self.nodes.disks() else { return };
         for ((node, disk), conditions) in conditions {
             disks.set(node, disk, conditions);
+        }
+    }
+
+    fn switch_off(&mut self, node: u32) {
+        if let Some(disks) = self.nodes.disks() {
+            disks.switch_off(node);
         }
     }
 

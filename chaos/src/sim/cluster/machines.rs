@@ -145,17 +145,19 @@ impl Backend for Machines {
         Ok(())
     }
 
-    async fn stop(&mut self, node: u32) -> Result<(), Anomaly> {
-        self.seat(node).ask_to_stop();
+    async fn stop(&mut self, nodes: &[u32]) -> Result<(), Anomaly> {
+        nodes.iter().for_each(|node| self.seat(*node).ask_to_stop());
         let asked = Instant::now();
-        while self.seat(node).life() == Life::Up {
-            if asked.elapsed() > STOPS {
-                let says = format!("node {node} does not stop within {STOPS:?}");
-                return Err(Anomaly::of_cluster(Kind::NodeFailed, says));
+        for node in nodes {
+            while self.seat(*node).life() == Life::Up {
+                if asked.elapsed() > STOPS {
+                    let says = format!("node {node} does not stop within {STOPS:?}");
+                    return Err(Anomaly::of_cluster(Kind::NodeFailed, says));
+                }
+                sleep(LOOK).await;
             }
-            sleep(LOOK).await;
         }
-        self.kill(&[node]).await
+        self.kill(nodes).await
     }
 
     async fn kill(&mut self, nodes: &[u32]) -> Result<(), Anomaly> {
